@@ -1,0 +1,142 @@
+"""Masks as bits and as run-length encodings: areas, boxes, stability, suppression of duplicates, small regions.
+
+Boxes in here are the reference's: inclusive xyxy, so a one-pixel mask has x0 == x1 and area 0, and keep sets agree
+with it. `mask_bbox` alone gives the written form, xywh in pixel extent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from pycocotools import mask as coco
+
+from samcli.errors import SamcliError
+from samcli.records import RLE
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def encode_rle(mask: NDArray[np.bool_]) -> RLE:
+    """Encode a (H, W) mask as compressed COCO RLE."""
+    rle = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": [int(v) for v in rle["size"]], "counts": rle["counts"].decode("ascii")}
+
+
+def decode_rle(rle: RLE) -> NDArray[np.bool_]:
+    """The (H, W) mask of a compressed COCO RLE. Raises SamcliError when counts and size disagree."""
+    try:
+        bits: NDArray[np.uint8] = coco.decode(rle)
+    except ValueError as error:
+        raise SamcliError(f"run-length encoding of size {rle['size']} is damaged: {error}") from error
+    return bits.astype(bool)
+
+
+def rle_area(rle: RLE) -> int:
+    """Pixels in the mask of an RLE."""
+    return int(coco.area(rle))
+
+
+def mask_bbox(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
+    """(x, y, width, height) of a (H, W) mask in pixel extent; (0, 0, 0, 0) when it is empty."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return (0, 0, 0, 0)
+    x, y = int(columns[0]), int(rows[0])
+    return (x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1)
+
+
+def mask_to_box(masks: Tensor) -> Tensor:
+    """Boxes of masks (N, H, W) bool: (N, 4) int64, inclusive xyxy; zeros for empty masks."""
+    height, width = masks.shape[-2:]
+    if masks.numel() == 0:
+        return masks.new_zeros((len(masks), 4)).long()
+    rows, columns = masks.any(dim=2).long(), masks.any(dim=1).long()
+    box = masks.new_zeros((len(masks), 4)).long()
+    box[:, 0], box[:, 1] = columns.argmax(dim=1), rows.argmax(dim=1)
+    box[:, 2], box[:, 3] = width - 1 - columns.flip(1).argmax(dim=1), height - 1 - rows.flip(1).argmax(dim=1)
+    return box * rows.any(dim=1, keepdim=True)
+
+
+def stability_score(logits: Tensor, threshold: float, offset: float) -> Tensor:
+    """IoU between the masks cut at threshold + offset and at threshold - offset.
+
+    logits: (..., H, W), full resolution or any part outside which all logits are at most threshold - offset.
+    Returns (...) float32; 0 where the larger mask is empty, where the reference divides by zero.
+    """
+    inner = (logits > threshold + offset).sum(dim=(-2, -1))
+    outer = (logits > threshold - offset).sum(dim=(-2, -1))
+    return inner / outer.clamp(min=1)
+
+
+def nms(boxes: ArrayLike, scores: ArrayLike, threshold: float) -> NDArray[np.int64]:
+    """Greedy suppression of boxes that overlap a better one by an IoU above `threshold`.
+
+    boxes: (N, 4) xyxy. scores: (N,); of equal scores the earlier box is the better one. Returns the indices kept, by
+    falling score. Computes in float32 as torchvision does, so that keep sets agree; boxes without area are kept.
+    """
+    box = np.asarray(boxes, dtype=np.float32).reshape(-1, 4)
+    area = (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1])
+    order = np.argsort(-np.asarray(scores, dtype=np.float32), kind="stable")
+    kept: list[int] = []
+    while len(order):
+        best, order = order[0], order[1:]
+        kept.append(int(best))
+        sides = np.minimum(box[best, 2:], box[order, 2:]) - np.maximum(box[best, :2], box[order, :2])
+        common = np.prod(np.maximum(sides, 0), axis=1)
+        union = area[best] + area[order] - common
+        iou = np.divide(common, union, out=np.zeros_like(union), where=union > 0)
+        order = order[iou <= threshold]
+    return np.array(kept, dtype=np.int64)
+
+
+def mask_nms(rles: Sequence[RLE], scores: ArrayLike, threshold: float) -> NDArray[np.int64]:
+    """Greedy suppression of masks that overlap a better one by a mask IoU above `threshold`, computed exactly.
+
+    rles: N masks of one size. scores: (N,); of equal scores the earlier mask is the better one. Returns the indices
+    kept, by falling score.
+    """
+    area = np.array([rle_area(rle) for rle in rles], dtype=np.float64)
+    order = np.argsort(-np.asarray(scores, dtype=np.float32), kind="stable")
+    kept: list[int] = []
+    while len(order):
+        best, order = order[0], order[1:]
+        kept.append(int(best))
+        # An IoU is at most the ratio of the areas, which spares most of the exact comparisons.
+        smaller, larger = np.minimum(area[best], area[order]), np.maximum(area[best], area[order])
+        close = smaller > threshold * larger
+        rivals = [rles[i] for i in order[close]]
+        if rivals:
+            iou = np.zeros(len(order))
+            iou[close] = coco.iou(rivals, [rles[best]], [0])[:, 0]
+            order = order[iou <= threshold]
+    return np.array(kept, dtype=np.int64)
+
+
+def remove_small_regions(
+    mask: NDArray[np.bool_], min_area: float, mode: Literal["holes", "islands"]
+) -> tuple[NDArray[np.bool_], bool]:
+    """Fill the holes, or drop the islands, of a (H, W) mask that have fewer than `min_area` pixels.
+
+    Regions are 8-connected. If every island is too small the largest stays. Returns the mask and whether it changed.
+    """
+    import cv2  # slow to import, and most callers of this module never come here
+
+    regions = mask if mode == "islands" else ~mask
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(regions.astype(np.uint8), connectivity=8)
+    sizes = stats[1:, cv2.CC_STAT_AREA]
+    small = sizes < min_area
+    if not small.any():
+        return mask, False
+    chosen = np.zeros(count, dtype=bool)  # per label, whether it belongs to the result; label 0 is the rest
+    if mode == "holes":
+        chosen[0] = True
+        chosen[1:] = small
+    elif small.all():
+        chosen[1 + int(np.argmax(sizes))] = True
+    else:
+        chosen[1:] = ~small
+    return chosen[labels], True
