@@ -1,0 +1,225 @@
+"""Prompts and results: frozen, validated, free of torch.
+
+Conventions, named here once:
+
+- Sizes are `(height, width)`; points are `(x, y)` in pixels of the upright original image, (0, 0) being the
+  top-left corner of the top-left pixel.
+- `Box` is `x0, y0, x1, y1` in **pixel extent**: x1 and y1 are the right and bottom edges, so a one-pixel mask at
+  (3, 5) has the box (3, 5, 4, 6). Written boxes (`bbox`) are COCO's `x, y, width, height` of the same extent: width 1.
+- Masks travel as COCO run-length encoding (`RLE`): `{"size": [height, width], "counts": "..."}`, compressed,
+  column-major, as pycocotools writes it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samcli.errors import SamcliError
+
+SCHEMA = 1
+
+
+class RLE(TypedDict):
+    """Compressed COCO run-length encoding; `size` is [height, width]."""
+
+    size: list[int]
+    counts: str
+
+
+@dataclass(frozen=True)
+class Box:
+    """A box in pixel extent, `x0 < x1` and `y0 < y1`. Raises SamcliError for NaN, infinity and empty boxes."""
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+    def __post_init__(self) -> None:
+        values = (self.x0, self.y0, self.x1, self.y1)
+        if not all(math.isfinite(v) for v in values):
+            raise SamcliError(f"box {_numbers(values)} has a value that is not a finite number")
+        if self.x1 <= self.x0 or self.y1 <= self.y0:
+            raise SamcliError(f"box {_numbers(values)} is empty; give x0,y0,x1,y1 with x0 < x1 and y0 < y1")
+
+    @property
+    def xyxy(self) -> tuple[float, float, float, float]:
+        return (self.x0, self.y0, self.x1, self.y1)
+
+    @property
+    def xywh(self) -> tuple[float, float, float, float]:
+        return (self.x0, self.y0, self.x1 - self.x0, self.y1 - self.y0)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt: points and at most one box and one mask, answered together by the same masks.
+
+    points: (x, y) pixels of the original image. labels: 1 foreground or 0 background, one per point; all
+    foreground when left out. mask: (h, w) float32 low-res logits in the model's padded frame (what
+    `Prediction.low_res_logits` holds); `Predictor.mask_prompt` makes them from a binary mask.
+    Raises SamcliError when there is neither point, box nor mask, when counts differ, or for NaN.
+    """
+
+    points: Sequence[tuple[float, float]] = ()
+    labels: Sequence[int] | None = None
+    box: Box | None = None
+    mask: NDArray[np.float32] | None = None
+
+    def __post_init__(self) -> None:
+        points = tuple((float(x), float(y)) for x, y in self.points)
+        labels = tuple(int(v) for v in self.labels) if self.labels is not None else (1,) * len(points)
+        if not points and self.box is None and self.mask is None:
+            raise SamcliError("the prompt is empty; give a point, a box or a mask")
+        if len(labels) != len(points):
+            raise SamcliError(f"{len(points)} points but {len(labels)} labels; give one label per point")
+        for label in labels:
+            if label not in (0, 1):
+                raise SamcliError(f"label {label} is unknown; use 1 for foreground and 0 for background")
+        for point in points:
+            if not all(math.isfinite(v) for v in point):
+                raise SamcliError(f"point {_numbers(point)} has a value that is not a finite number")
+        if self.mask is not None and (self.mask.ndim != 2 or not np.isfinite(self.mask).all()):
+            raise SamcliError("the mask prompt must be a two-dimensional array of finite logits")
+        object.__setattr__(self, "points", points)
+        object.__setattr__(self, "labels", labels)
+
+    def check_inside(self, size: tuple[int, int]) -> None:
+        """Raise SamcliError when a point lies outside an image of `size` (height, width), or the box misses it."""
+        height, width = size
+        for x, y in self.points:
+            if not (0 <= x <= width and 0 <= y <= height):
+                raise SamcliError(f"point {_numbers((x, y))} lies outside the image, which is {width}x{height} pixels")
+        if self.box is not None:
+            b = self.box
+            if b.x1 <= 0 or b.y1 <= 0 or b.x0 >= width or b.y0 >= height:
+                raise SamcliError(f"box {_numbers(b.xyxy)} lies outside the image, which is {width}x{height} pixels")
+
+
+@dataclass(frozen=True)
+class MaskRecord:
+    """One mask as it is written: SA-1B's fields and ours. None fields are left out of the JSON.
+
+    bbox: (x, y, w, h) in pixel extent. area: pixels. point_coords: the prompt points (x, y).
+    crop_box: (x, y, w, h) of the crop the mask came from.
+    """
+
+    segmentation: RLE
+    bbox: tuple[float, float, float, float]
+    area: int
+    predicted_iou: float
+    stability_score: float
+    id: int | None = None
+    point_coords: tuple[tuple[float, float], ...] | None = None
+    crop_box: tuple[float, float, float, float] | None = None
+    category_id: int | None = None
+    category: str | None = None
+    phrase: str | None = None
+    detector_score: float | None = None
+    score: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The mask's JSON object, keys in the contract's order, None fields left out."""
+        names = (
+            "id", "segmentation", "bbox", "area", "predicted_iou", "stability_score", "point_coords", "crop_box",
+            "category_id", "category", "phrase", "detector_score", "score",
+        )  # fmt: skip
+        return {n: _plain(getattr(self, n)) for n in names if getattr(self, n) is not None}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> MaskRecord:
+        """Read what `to_json` wrote; unknown keys are an error by name. Raises SamcliError."""
+        known = {n: _frozen(v) if n != "segmentation" else v for n, v in data.items() if n in cls.__dataclass_fields__}
+        missing = {"segmentation", "bbox", "area", "predicted_iou", "stability_score"} - known.keys()
+        if missing:
+            raise SamcliError(f"a mask lacks {', '.join(sorted(missing))}")
+        return cls(**known)
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """Provenance of an image: path relative to its root, size in bytes, sha256 of the bytes."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """What made a record. `config` holds the resolved values; `config_hash` covers what changes masks."""
+
+    command: str
+    version: str
+    model: str
+    weights_sha256: str
+    config: dict[str, Any]
+    config_hash: str
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """All masks of one image with their provenance: the canonical record file."""
+
+    run: Run
+    input: InputFile
+    image_id: int
+    width: int
+    height: int
+    file_name: str
+    annotations: tuple[MaskRecord, ...] = field(default=())
+
+    def to_json(self) -> dict[str, Any]:
+        """The record's JSON object, keys in the contract's order (design: `The record`)."""
+        run = self.run
+        return {
+            "samcli": {
+                "schema": SCHEMA,
+                "command": run.command,
+                "version": run.version,
+                "model": run.model,
+                "weights_sha256": run.weights_sha256,
+                "config": run.config,
+                "config_hash": run.config_hash,
+                "input": {"path": self.input.path, "bytes": self.input.bytes, "sha256": self.input.sha256},
+            },
+            "image": {
+                "image_id": self.image_id,
+                "width": self.width,
+                "height": self.height,
+                "file_name": self.file_name,
+            },
+            "annotations": [mask.to_json() for mask in self.annotations],
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> ImageRecord:
+        """Read what `to_json` wrote. Raises SamcliError for another schema or missing keys."""
+        try:
+            head, image = dict(data["samcli"]), data["image"]
+            schema = head.pop("schema")
+            if schema != SCHEMA:
+                raise SamcliError(f"record schema {schema} is unknown; this samcli reads schema {SCHEMA}")
+            source = InputFile(**head.pop("input"))
+            masks = tuple(MaskRecord.from_json(m) for m in data["annotations"])
+            return cls(Run(**head), source, annotations=masks, **image)
+        except (KeyError, TypeError) as error:
+            raise SamcliError(f"not a samcli record: {error}") from error
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(v) for v in value] if isinstance(value, (tuple, list)) else value
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(v) for v in value) if isinstance(value, list) else value
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return ",".join(f"{v:g}" for v in values)
