@@ -1,4 +1,4 @@
-"""Coordinate frames, resize sizes, point grids and crops. Sizes are (height, width), points (x, y), crops xyxy."""
+"""Coordinate frames, resize sizes, point grids, crops. Sizes (height, width), points (x, y), crops xyxy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 
 def resized_size(size: tuple[int, int], side: int) -> tuple[int, int]:
-    """Size (height, width) of an image resized so that its long side has `side` pixels, each edge at least one."""
+    """Size (height, width) of an image resized to a long side of `side` pixels; edges are at least one."""
     scale = side / max(size)
     height, width = (max(1, int(edge * scale + 0.5)) for edge in size)
     return height, width
@@ -19,9 +19,9 @@ def resized_size(size: tuple[int, int], side: int) -> tuple[int, int]:
 def to_model_frame(points: ArrayLike, size: tuple[int, int], side: int) -> NDArray[np.float32]:
     """Move points from the original image to the frame of the resized one.
 
-    points: (..., 2), (x, y) pixels. size: (height, width) of the original image. side: long side after resizing.
-    Returns (..., 2) float32. x and y are scaled each by their own ratio of rounded sizes, as the reference does;
-    the half pixel to the pixel's centre is added by the prompt encoder.
+    points: (..., 2), (x, y) pixels. size: (height, width) of the original image. side: long side after
+    resizing. Returns (..., 2) float32. x and y are scaled each by their own ratio of rounded sizes, as the
+    reference does; the half pixel to the pixel's centre is added by the prompt encoder.
     """
     height, width = resized_size(size, side)
     ratio = np.array([width / size[1], height / size[0]])
@@ -41,9 +41,9 @@ def crop_boxes(
 ) -> tuple[list[tuple[int, int, int, int]], list[int]]:
     """The whole image and, for layer i = 1..n_layers, a grid of 2**i x 2**i overlapping crops.
 
-    size: (height, width). overlap_ratio: overlap in layer 1 as a share of the short side; halved with each layer.
-    Returns the crops, xyxy pixels with exclusive ends, column by column, and the layer of each. Crops that would be
-    empty, as in images of a few pixels, are left out.
+    size: (height, width). overlap_ratio: overlap in layer 1 as a share of the short side; halved with each
+    layer. Returns the crops, xyxy pixels with exclusive ends, column by column, and the layer of each. Crops
+    that would be empty, as in images of a few pixels, are left out.
     """
     height, width = size
     crops = [(0, 0, width, height)]

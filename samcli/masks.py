@@ -1,7 +1,7 @@
-"""Masks as bits and as run-length encodings: areas, boxes, stability, suppression of duplicates, small regions.
+"""Masks as bits and as run-length encodings: areas, boxes, stability, duplicates, small regions.
 
-Boxes in here are the reference's: inclusive xyxy, so a one-pixel mask has x0 == x1 and area 0, and keep sets agree
-with it. `mask_bbox` alone gives the written form, xywh in pixel extent.
+Boxes in here are the reference's: inclusive xyxy, so a one-pixel mask has x0 == x1 and area 0, and keep sets
+agree with it. `mask_bbox` alone gives the written form, xywh in pixel extent.
 """
 
 from __future__ import annotations
@@ -75,8 +75,9 @@ def stability_score(logits: Tensor, threshold: float, offset: float) -> Tensor:
 def nms(boxes: ArrayLike, scores: ArrayLike, threshold: float) -> NDArray[np.int64]:
     """Greedy suppression of boxes that overlap a better one by an IoU above `threshold`.
 
-    boxes: (N, 4) xyxy. scores: (N,); of equal scores the earlier box is the better one. Returns the indices kept, by
-    falling score. Computes in float32 as torchvision does, so that keep sets agree; boxes without area are kept.
+    boxes: (N, 4) xyxy. scores: (N,); of equal scores the earlier box is the better one. Returns the indices kept,
+    by falling score. Computes in float32 as torchvision does, so that keep sets agree; two boxes without area
+    never overlap.
     """
     box = np.asarray(boxes, dtype=np.float32).reshape(-1, 4)
     area = (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1])
@@ -89,15 +90,15 @@ def nms(boxes: ArrayLike, scores: ArrayLike, threshold: float) -> NDArray[np.int
         common = np.prod(np.maximum(sides, 0), axis=1)
         union = area[best] + area[order] - common
         iou = np.divide(common, union, out=np.zeros_like(union), where=union > 0)
-        order = order[iou <= threshold]
+        order = order[iou.astype(np.float64) <= threshold]
     return np.array(kept, dtype=np.int64)
 
 
 def mask_nms(rles: Sequence[RLE], scores: ArrayLike, threshold: float) -> NDArray[np.int64]:
-    """Greedy suppression of masks that overlap a better one by a mask IoU above `threshold`, computed exactly.
+    """Greedy suppression of masks that overlap a better one by an exact mask IoU above `threshold`.
 
-    rles: N masks of one size. scores: (N,); of equal scores the earlier mask is the better one. Returns the indices
-    kept, by falling score.
+    rles: N masks of one size. scores: (N,); of equal scores the earlier mask is the better one. Returns the
+    indices kept, by falling score.
     """
     area = np.array([rle_area(rle) for rle in rles], dtype=np.float64)
     order = np.argsort(-np.asarray(scores, dtype=np.float32), kind="stable")
@@ -121,7 +122,8 @@ def remove_small_regions(
 ) -> tuple[NDArray[np.bool_], bool]:
     """Fill the holes, or drop the islands, of a (H, W) mask that have fewer than `min_area` pixels.
 
-    Regions are 8-connected. If every island is too small the largest stays. Returns the mask and whether it changed.
+    Regions are 8-connected. If every island is too small the largest stays. Returns the mask and whether it
+    changed.
     """
     import cv2  # slow to import, and most callers of this module never come here
 
