@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Generic, Protocol, TypeVar
 
-from samcli.errors import SamcliError
+from samcli.errors import DiskFullError, SamcliError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -119,7 +119,7 @@ def _do(group: list[Item], work: Work[Item, Result], sink: Sink[Item, Result], t
 
 
 def _fail(item: Item, error: Exception, sink: Sink[Item, Result], tally: Tally[Item]) -> None:
-    if isinstance(error, OSError) and error.errno in _FULL:
+    if isinstance(error, DiskFullError) or (isinstance(error, OSError) and error.errno in _FULL):
         raise error
     reason = describe(error)
     sink.fail(item, reason)

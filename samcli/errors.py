@@ -15,5 +15,9 @@ class WeightsError(SamcliError):
     code = 4
 
 
+class DiskFullError(SamcliError):
+    """An output found no space. A batch stops at it: no later item would fare better."""
+
+
 class SamcliNote(UserWarning):
     """The work goes on, but the user should know. The library warns; the command line says it once."""

@@ -4,8 +4,9 @@ Conventions, named here once:
 
 - Sizes are `(height, width)`; points are `(x, y)` in pixels of the upright original image, (0, 0) being the
   top-left corner of the top-left pixel.
-- `Box` is `x0, y0, x1, y1` in **pixel extent**: x1 and y1 are the right and bottom edges, so a one-pixel mask at
-  (3, 5) has the box (3, 5, 4, 6). Written boxes (`bbox`) are COCO's `x, y, width, height` of the same extent: width 1.
+- `Box` is `x0, y0, x1, y1` in **pixel extent**: x1 and y1 are the right and bottom edges, so a one-pixel mask
+  at (3, 5) has the box (3, 5, 4, 6). Written boxes (`bbox`) are COCO's `x, y, width, height` of the same
+  extent: width 1.
 - Masks travel as COCO run-length encoding (`RLE`): `{"size": [height, width], "counts": "..."}`, compressed,
   column-major, as pycocotools writes it.
 """
@@ -34,7 +35,7 @@ class RLE(TypedDict):
 
 @dataclass(frozen=True)
 class Box:
-    """A box in pixel extent, `x0 < x1` and `y0 < y1`. Raises SamcliError for NaN, infinity and empty boxes."""
+    """A box in pixel extent, x0 < x1 and y0 < y1. Raises SamcliError for NaN, infinity and empty boxes."""
 
     x0: float
     y0: float
@@ -91,15 +92,19 @@ class Prompt:
         object.__setattr__(self, "labels", labels)
 
     def check_inside(self, size: tuple[int, int]) -> None:
-        """Raise SamcliError when a point lies outside an image of `size` (height, width), or the box misses it."""
+        """Raise SamcliError when a point is outside an image of `size` (height, width), or the box misses it."""
         height, width = size
         for x, y in self.points:
             if not (0 <= x <= width and 0 <= y <= height):
-                raise SamcliError(f"point {_numbers((x, y))} lies outside the image, which is {width}x{height} pixels")
+                raise SamcliError(
+                    f"point {_numbers((x, y))} lies outside the image, which is {width}x{height} pixels"
+                )
         if self.box is not None:
             b = self.box
             if b.x1 <= 0 or b.y1 <= 0 or b.x0 >= width or b.y0 >= height:
-                raise SamcliError(f"box {_numbers(b.xyxy)} lies outside the image, which is {width}x{height} pixels")
+                raise SamcliError(
+                    f"box {_numbers(b.xyxy)} lies outside the image, which is {width}x{height} pixels"
+                )
 
 
 @dataclass(frozen=True)
@@ -127,19 +132,21 @@ class MaskRecord:
     def to_json(self) -> dict[str, Any]:
         """The mask's JSON object, keys in the contract's order, None fields left out."""
         names = (
-            "id", "segmentation", "bbox", "area", "predicted_iou", "stability_score", "point_coords", "crop_box",
-            "category_id", "category", "phrase", "detector_score", "score",
+            "id", "segmentation", "bbox", "area", "predicted_iou", "stability_score", "point_coords",
+            "crop_box", "category_id", "category", "phrase", "detector_score", "score",
         )  # fmt: skip
         return {n: _plain(getattr(self, n)) for n in names if getattr(self, n) is not None}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> MaskRecord:
         """Read what `to_json` wrote; unknown keys are an error by name. Raises SamcliError."""
-        known = {n: _frozen(v) if n != "segmentation" else v for n, v in data.items() if n in cls.__dataclass_fields__}
-        missing = {"segmentation", "bbox", "area", "predicted_iou", "stability_score"} - known.keys()
+        missing = {"segmentation", "bbox", "area", "predicted_iou", "stability_score"} - data.keys()
         if missing:
             raise SamcliError(f"a mask lacks {', '.join(sorted(missing))}")
-        return cls(**known)
+        unknown = data.keys() - cls.__dataclass_fields__.keys()
+        if unknown:
+            raise SamcliError(f"a mask has unknown keys: {', '.join(sorted(unknown))}")
+        return cls(**{n: v if n == "segmentation" else _frozen(v) for n, v in data.items()})
 
 
 @dataclass(frozen=True)
@@ -162,6 +169,10 @@ class Run:
     config: dict[str, Any]
     config_hash: str
 
+    def to_json(self) -> dict[str, Any]:
+        """The head of a record without its input, keys in the contract's order."""
+        return {"schema": SCHEMA, **{n: getattr(self, n) for n in self.__dataclass_fields__}}
+
 
 @dataclass(frozen=True)
 class ImageRecord:
@@ -177,16 +188,9 @@ class ImageRecord:
 
     def to_json(self) -> dict[str, Any]:
         """The record's JSON object, keys in the contract's order (design: `The record`)."""
-        run = self.run
         return {
             "samcli": {
-                "schema": SCHEMA,
-                "command": run.command,
-                "version": run.version,
-                "model": run.model,
-                "weights_sha256": run.weights_sha256,
-                "config": run.config,
-                "config_hash": run.config_hash,
+                **self.run.to_json(),
                 "input": {"path": self.input.path, "bytes": self.input.bytes, "sha256": self.input.sha256},
             },
             "image": {

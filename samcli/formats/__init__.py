@@ -1,0 +1,1 @@
+"""Pure functions between records and files; every file is written atomically."""

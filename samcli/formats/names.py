@@ -1,0 +1,63 @@
+"""Where the outputs of an image lie: a mirrored tree, one name per input."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from samcli.errors import SamcliError
+
+
+@dataclass(frozen=True)
+class OutputPaths:
+    """Every file or folder that an image's results may go to."""
+
+    record: Path
+    error: Path
+    overlay: Path
+    labelmap: Path
+    masks: Path
+    cutout: Path
+    embedding: Path
+
+
+def output_paths(out: Path, relative: PurePosixPath, *, keep_extension: bool = False) -> OutputPaths:
+    """The outputs of the image at `relative` (its path below its root) in the folder `out`.
+
+    `a/b.jpg` gives `out/a/b.json` and so on; with keep_extension `out/a/b.jpg.json`.
+    """
+    folder = out / relative.parent
+    stem = relative.name if keep_extension else relative.stem
+    return OutputPaths(
+        record=folder / f"{stem}.json",
+        error=folder / f"{stem}.error.json",
+        overlay=folder / f"{stem}.overlay.jpg",
+        labelmap=folder / f"{stem}.labelmap.png",
+        masks=folder / f"{stem}.masks",
+        cutout=folder / f"{stem}.cutout",
+        embedding=folder / f"{stem}.safetensors",
+    )
+
+
+def check_unique(images: Iterable[tuple[Path, PurePosixPath]], *, keep_extension: bool = False) -> None:
+    """Raise SamcliError, naming both, when two inputs would write one output.
+
+    images: each input's path and its path relative to its root.
+    """
+    owners: dict[Path, Path] = {}
+    for path, relative in images:
+        names = output_paths(Path(), relative, keep_extension=keep_extension)
+        for output in (names.record, names.error):
+            other = owners.setdefault(output, path)
+            if other != path:
+                raise SamcliError(
+                    f"{other} and {path} would both write {output}; rename one or give them separate runs"
+                )
+
+
+def image_id(relative: PurePosixPath) -> int:
+    """The record's image id: the first 52 bits of the sha256 of the path relative to the root."""
+    digest = hashlib.sha256(relative.as_posix().encode("utf-8", "surrogateescape")).hexdigest()
+    return int(digest[:13], 16)

@@ -1,0 +1,79 @@
+"""Masks as pictures: single masks, label maps, cut-outs, and folders like those of SAM's amg.py."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from samcli.errors import SamcliError
+from samcli.formats.atomic import new_folder, write_text
+from samcli.masks import decode_rle
+from samcli.records import MaskRecord
+
+METADATA = (
+    "id", "area", "bbox_x0", "bbox_y0", "bbox_w", "bbox_h", "point_input_x", "point_input_y",
+    "predicted_iou", "stability_score", "crop_box_x0", "crop_box_y0", "crop_box_w", "crop_box_h",
+)  # fmt: skip
+"""Columns of metadata.csv, named as amg.py names them; the bbox is in pixel extent, unlike there."""
+
+
+def encode_png(pixels: NDArray[np.bool_] | NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
+    """PNG bytes of (H, W) bool as 0 and 255, of (H, W) uint8 or uint16, or of RGB(A) (H, W, 3 or 4) uint8."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint8) * 255 if pixels.dtype == bool else pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def encode_jpeg(rgb: NDArray[np.uint8]) -> bytes:
+    """JPEG bytes of an RGB picture (H, W, 3) uint8, for people to look at."""
+    buffer = io.BytesIO()
+    Image.fromarray(rgb).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def label_map(masks: Sequence[NDArray[np.bool_]], size: tuple[int, int]) -> NDArray[np.uint16]:
+    """An index map (H, W) uint16: 0 background, i + 1 where mask i is; smaller masks lie over larger ones.
+
+    masks: (H, W) bool each, of `size` (height, width). Raises SamcliError for over 65535 masks.
+    """
+    if len(masks) > 65535:
+        raise SamcliError(f"{len(masks)} masks do not fit a label map of 16 bits; write them as --format png")
+    labels = np.zeros(size, np.uint16)
+    for i in sorted(range(len(masks)), key=lambda i: -int(masks[i].sum())):
+        labels[masks[i]] = i + 1
+    return labels
+
+
+def cutout(image: NDArray[np.uint8], masks: Sequence[NDArray[np.bool_]]) -> NDArray[np.uint8]:
+    """The picture where any mask is, transparent elsewhere: (H, W, 4) uint8 RGBA of the image's size.
+
+    image: (H, W, 3) uint8. masks: (H, W) bool each.
+    """
+    inside = np.zeros(image.shape[:2], bool)
+    for mask in masks:
+        inside |= mask
+    return np.dstack([image, inside.astype(np.uint8) * 255])
+
+
+def write_masks_folder(folder: Path, masks: Sequence[MaskRecord]) -> None:
+    """Write `<i>.png` (0 and 255) for every mask and metadata.csv, as one folder that replaces an older one.
+
+    point_input is the mask's first point, empty without one; crop_box is empty where the mask has none.
+    Raises SamcliError when that fails.
+    """
+    table = io.StringIO()
+    rows = csv.writer(table, lineterminator="\n")
+    rows.writerow(METADATA)
+    with new_folder(folder) as temporary:
+        for i, mask in enumerate(masks):
+            (temporary / f"{i}.png").write_bytes(encode_png(decode_rle(mask.segmentation)))
+            point = mask.point_coords[0] if mask.point_coords else ("", "")
+            crop = mask.crop_box or ("", "", "", "")
+            rows.writerow([i, mask.area, *mask.bbox, *point, mask.predicted_iou, mask.stability_score, *crop])
+        write_text(temporary / "metadata.csv", table.getvalue())
