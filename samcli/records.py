@@ -92,7 +92,7 @@ class Prompt:
         object.__setattr__(self, "labels", labels)
 
     def check_inside(self, size: tuple[int, int]) -> None:
-        """Raise SamcliError when a point is outside an image of `size` (height, width), or the box misses it."""
+        """Raise SamcliError when a point or the whole box is outside an image of `size` (height, width)."""
         height, width = size
         for x, y in self.points:
             if not (0 <= x <= width and 0 <= y <= height):

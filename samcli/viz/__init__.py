@@ -1,0 +1,1 @@
+"""Pictures for people: masks, points and boxes drawn over images."""
