@@ -57,7 +57,7 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Give a temporary folder to fill; it then becomes `path`, replacing what is there, or vanishes on errors.
+    """Give a temporary folder to fill; it becomes `path`, replacing what is there, or vanishes on errors.
 
     Raises SamcliError, naming the folder and the remedy, also for OSErrors inside; DiskFullError for want of
     space.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,7 +13,7 @@ from pycocotools import mask as coco
 from samcli.masks import decode_rle, mask_bbox
 from samcli.records import RLE, Box
 
-FILL = 0.45  # share of the colour in a mask's inside: the picture must stay readable through it
+FILL = 0.5  # share of the colour in a mask's inside: the picture must stay readable through it
 WHITE = 0.4  # share of white in the colour of a contour: seen on dark and bright pictures alike
 
 
@@ -24,16 +25,17 @@ def overlay(
     labels: Sequence[int] = (),
     boxes: Sequence[Box] = (),
 ) -> NDArray[np.uint8]:
-    """Draw masks over an image: translucent colour inside, a crisp contour around, the smaller over the larger.
+    """Draw masks over an image, the smaller over the larger: translucent inside, a crisp contour around.
 
-    image: (H, W, 3) uint8 RGB, left as it is. masks: each (H, W), the i-th in the i-th of `palette`'s colours.
+    image: (H, W, 3) uint8 RGB, left as it is. masks: (H, W) each, the i-th in the i-th colour of `palette`.
     points: (x, y) pixels, drawn green, or red where `labels` says 0. boxes: drawn white.
     Returns (H, W, 3) uint8 RGB.
     """
     height, width = image.shape[:2]
     line = max(1, round(min(height, width) / 400))
-    fill = np.zeros((height, width), np.uint16)  # 1 + index of the uppermost mask
-    rim = np.zeros((height, width), np.uint16)  # 1 + index of the uppermost contour
+    index = np.min_scalar_type(len(masks))
+    fill = np.zeros((height, width), index)  # 1 + index of the uppermost mask
+    rim = np.zeros((height, width), index)  # 1 + index of the uppermost contour
     for i in sorted(range(len(masks)), key=lambda i: -_area(masks[i])):
         x, y, inside = _cropped(masks[i])
         place = (slice(y, y + inside.shape[0]), slice(x, x + inside.shape[1]))
@@ -41,13 +43,11 @@ def overlay(
         rim[place][_rim(inside, x, y, (height, width), line)] = i + 1
     canvas = _painted(image, fill, rim, palette(len(masks)))
     for box in boxes:
-        corners = [round(v) for v in box.xyxy]
-        cv2.rectangle(canvas, corners[:2], [corners[2] - 1, corners[3] - 1], (0, 0, 0), 3 * line, cv2.LINE_AA)
-        cv2.rectangle(
-            canvas, corners[:2], [corners[2] - 1, corners[3] - 1], (255, 255, 255), line, cv2.LINE_AA
-        )
-    for (x, y), label in zip(points, labels or [1] * len(points), strict=True):
-        center = (int(x), int(y))
+        left, top, right, bottom = (round(v) for v in box.xyxy)
+        for color, width in (((0, 0, 0), 3 * line), ((255, 255, 255), line)):
+            cv2.rectangle(canvas, (left, top), (right - 1, bottom - 1), color, width, cv2.LINE_AA)
+    for point, label in zip(points, labels or [1] * len(points), strict=True):
+        center = (int(point[0]), int(point[1]))
         cv2.circle(canvas, center, 5 * line, (255, 255, 255), -1, cv2.LINE_AA)
         cv2.circle(canvas, center, 4 * line, (0, 170, 60) if label else (220, 30, 30), -1, cv2.LINE_AA)
     return canvas
@@ -56,8 +56,8 @@ def overlay(
 def palette(count: int) -> NDArray[np.uint8]:
     """Colours by index, (count, 3) uint8 RGB: the i-th never depends on count, neighbours differ well.
 
-    Hues turn by the golden angle in OKLCH (Björn Ottosson, 2020), where equal steps look equally far apart, and
-    lightness takes three values in turn.
+    Hues turn by the golden angle in OKLCH (Björn Ottosson, 2020), where equal steps look equally far apart,
+    and lightness takes three values in turn.
     """
     i = np.arange(count)
     hue = np.radians(255 + 137.508 * i)
@@ -71,7 +71,8 @@ def palette(count: int) -> NDArray[np.uint8]:
         rgb[new] = linear[new]
         fits |= new
     srgb = np.where(rgb <= 0.0031308, 12.92 * rgb, 1.055 * rgb ** (1 / 2.4) - 0.055)
-    return (srgb * 255).round().astype(np.uint8)
+    colors: NDArray[np.uint8] = (srgb * 255).round().astype(np.uint8)
+    return colors
 
 
 _OKLAB_TO_LMS = np.array(
@@ -116,7 +117,10 @@ def _rim(inside: NDArray[np.bool_], x: int, y: int, size: tuple[int, int], line:
 
 
 def _painted(
-    image: NDArray[np.uint8], fill: NDArray[np.uint16], rim: NDArray[np.uint16], colors: NDArray[np.uint8]
+    image: NDArray[np.uint8],
+    fill: NDArray[np.unsignedinteger[Any]],
+    rim: NDArray[np.unsignedinteger[Any]],
+    colors: NDArray[np.uint8],
 ) -> NDArray[np.uint8]:
     """The image with colours blended in where `fill` names a mask, and contours where `rim` does."""
     share = np.full(len(colors) + 1, FILL, np.float32)
