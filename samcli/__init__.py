@@ -15,6 +15,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from samcli.automask import AutomaskConfig
+from samcli.automask import generate as automask
 from samcli.errors import SamcliError, SamcliNote
 from samcli.records import Box, ImageRecord, MaskRecord, Prompt
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from samcli.predictor import Embedding, Prediction, Predictor, load, load_embedding, save_embedding
 
 __all__ = [
+    "AutomaskConfig",
     "Box",
     "Embedding",
     "ImageRecord",
@@ -32,6 +35,7 @@ __all__ = [
     "SamcliError",
     "SamcliNote",
     "__version__",
+    "automask",
     "load",
     "load_embedding",
     "save_embedding",

@@ -25,7 +25,8 @@ def to_model_frame(points: ArrayLike, size: tuple[int, int], side: int) -> NDArr
     """
     height, width = resized_size(size, side)
     ratio = np.array([width / size[1], height / size[0]])
-    return (np.asarray(points, dtype=np.float64) * ratio).astype(np.float32)
+    moved: NDArray[np.float32] = (np.asarray(points, dtype=np.float64) * ratio).astype(np.float32)
+    return moved
 
 
 def point_grid(n: int) -> NDArray[np.float64]:

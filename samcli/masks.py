@@ -75,9 +75,9 @@ def stability_score(logits: Tensor, threshold: float, offset: float) -> Tensor:
 def nms(boxes: ArrayLike, scores: ArrayLike, threshold: float) -> NDArray[np.int64]:
     """Greedy suppression of boxes that overlap a better one by an IoU above `threshold`.
 
-    boxes: (N, 4) xyxy. scores: (N,); of equal scores the earlier box is the better one. Returns the indices kept,
-    by falling score. Computes in float32 as torchvision does, so that keep sets agree; two boxes without area
-    never overlap.
+    boxes: (N, 4) xyxy. scores: (N,); of equal scores the earlier box is the better one. Returns the indices
+    kept, by falling score. Computes in float32 as torchvision does, so that keep sets agree; two boxes
+    without area never overlap.
     """
     box = np.asarray(boxes, dtype=np.float32).reshape(-1, 4)
     area = (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1])

@@ -1,0 +1,334 @@
+"""Everything in an image: prompts on a grid, also on crops, and what remains after filtering (SAM, appendix
+B).
+
+The stages and their order are those of the reference's SamAutomaticMaskGenerator. Heavy work is put off until
+it is needed: masks are scaled up only after the predicted-IoU filter, only within their own surroundings, one
+at a time, and are encoded only after the duplicates are gone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samcli.errors import SamcliError
+from samcli.geometry import crop_boxes, point_grid
+from samcli.masks import (
+    decode_rle,
+    encode_rle,
+    mask_bbox,
+    mask_nms,
+    mask_to_box,
+    nms,
+    remove_small_regions,
+    rle_area,
+    stability_score,
+)
+from samcli.records import RLE, MaskRecord
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from samcli.predictor import Embedding, Predictor, Upscaling
+    from samcli.weights import ModelSpec
+
+MASK_THRESHOLD = 0.0  # logits above it belong to the mask
+EDGE_TOLERANCE = 20  # pixels; a mask whose box comes this close to an inner crop edge was probably cut off
+
+XYXY = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class AutomaskConfig:
+    """How to look for masks; what is None is the model's own default, else the reference's
+    (`AutomaskSettings`).
+
+    points_per_side: the grid on the whole image is points_per_side x points_per_side points.
+    points_per_batch: points whose low-res logits are held at once.
+    pred_iou_thresh: masks need a predicted IoU above it; 0 keeps all.
+    stability_score_thresh, stability_score_offset: masks need at least this IoU between their versions cut at
+        logits +offset and -offset.
+    box_nms_thresh: box IoU above which the mask of lower predicted IoU is a duplicate, within a crop.
+    crop_n_layers: layers of crops; layer i has 2**i x 2**i, each encoded anew.
+    crop_nms_thresh: as box_nms_thresh between crops; the mask from the smaller crop stays.
+    crop_overlap_ratio: overlap of the crops of layer 1, a share of the short side; halved with each layer.
+    crop_n_points_downscale_factor: points per side in layer i are points_per_side / factor**i.
+    min_mask_region_area: holes and islands of fewer pixels are filled and dropped; a value below 1 is a share
+        of the image's area.
+    max_mask_area: masks of a larger share of the image are dropped; 1 keeps all.
+    mask_nms_thresh: exact mask IoU above which, at the end, the mask of lower predicted IoU is a duplicate; 1
+    keeps all.
+    """
+
+    points_per_side: int | None = None
+    points_per_batch: int | None = None
+    pred_iou_thresh: float | None = None
+    stability_score_thresh: float | None = None
+    stability_score_offset: float | None = None
+    box_nms_thresh: float | None = None
+    crop_n_layers: int | None = None
+    crop_nms_thresh: float | None = None
+    crop_overlap_ratio: float | None = None
+    crop_n_points_downscale_factor: int | None = None
+    min_mask_region_area: float | None = None
+    max_mask_area: float | None = None
+    mask_nms_thresh: float | None = None
+
+    def resolve(self, spec: ModelSpec) -> AutomaskSettings:
+        """Fill in what is None. Raises SamcliError for values that make no sense."""
+        return AutomaskSettings(**{**spec.automask, **self.given()})
+
+    def given(self) -> dict[str, Any]:
+        """The fields that are not None."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class AutomaskSettings(AutomaskConfig):
+    """A complete `AutomaskConfig`, checked (SamcliError); its defaults are the reference generator's."""
+
+    points_per_side: int = 32
+    points_per_batch: int = 64
+    pred_iou_thresh: float = 0.88
+    stability_score_thresh: float = 0.95
+    stability_score_offset: float = 1.0
+    box_nms_thresh: float = 0.7
+    crop_n_layers: int = 0
+    crop_nms_thresh: float = 0.7
+    crop_overlap_ratio: float = 512 / 1500
+    crop_n_points_downscale_factor: int = 1
+    min_mask_region_area: float = 0.0
+    max_mask_area: float = 1.0
+    mask_nms_thresh: float = 1.0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value, whole = getattr(self, field.name), field.type == "int"
+            low, high = _LIMITS[field.name]
+            if not low <= value <= high:  # false for NaN too
+                limits = f"from {low:g} to {high:g}" if high < math.inf else f"of at least {low:g}"
+                raise SamcliError(f"{field.name} is {value:g}; give a number {limits}")
+            if whole and value != int(value):
+                raise SamcliError(f"{field.name} is {value:g}; give a whole number")
+            # One type per field, so that 1 and 1.0 are recorded, and hashed, alike.
+            object.__setattr__(self, field.name, int(value) if whole else float(value))
+
+
+_LIMITS: dict[str, tuple[float, float]] = {
+    "points_per_side": (1, 1024),
+    "points_per_batch": (1, 2**20),
+    "pred_iou_thresh": (0, math.inf),
+    "stability_score_thresh": (0, 1),
+    "stability_score_offset": (0, math.inf),
+    "box_nms_thresh": (0, 1),
+    "crop_n_layers": (0, 8),
+    "crop_nms_thresh": (0, 1),
+    "crop_overlap_ratio": (0, 1),
+    "crop_n_points_downscale_factor": (1, 1024),
+    "min_mask_region_area": (0, math.inf),
+    "max_mask_area": (0, 1),
+    "mask_nms_thresh": (0, 1),
+}
+
+PRESETS: dict[str, AutomaskConfig] = {
+    # How SA-1B was made (SAM, appendix B): 32x32 points on the image, 16x16 and 8x8 on 4 and 16 crops.
+    "sa1b": AutomaskConfig(
+        points_per_side=32,
+        pred_iou_thresh=0.88,
+        stability_score_thresh=0.95,
+        stability_score_offset=1.0,
+        box_nms_thresh=0.7,
+        crop_n_layers=2,
+        crop_nms_thresh=0.7,
+        crop_overlap_ratio=512 / 1500,
+        crop_n_points_downscale_factor=2,
+        min_mask_region_area=100,
+        max_mask_area=0.95,
+        mask_nms_thresh=1.0,
+    ),
+}
+
+
+def generate(
+    predictor: Predictor,
+    image: NDArray[np.uint8],
+    config: AutomaskConfig | None = None,
+    *,
+    embedding: Embedding | None = None,
+) -> tuple[MaskRecord, ...]:
+    """Find everything in an image, (H, W, 3) uint8 RGB. Returns its masks, numbered from 1; maybe none.
+
+    config: what it leaves None is the model's default. embedding: of this image, when it is at hand; crops
+    are embedded anew. A mask's point_coords is the grid point that found it and crop_box, in pixel extent,
+    the crop that was looked at. Raises SamcliError for a bad config, image or embedding.
+    """
+    settings = (config or AutomaskConfig()).resolve(predictor.spec)
+    height, width = image.shape[:2]
+    crops, layers = crop_boxes((height, width), settings.crop_n_layers, settings.crop_overlap_ratio)
+    found: list[_Found] = []
+    for crop, layer in zip(crops, layers, strict=True):
+        x0, y0, x1, y1 = crop
+        seen = embedding if layer == 0 and embedding else predictor.embed(image[y0:y1, x0:x1])
+        points_per_side = max(
+            1, int(settings.points_per_side / settings.crop_n_points_downscale_factor**layer)
+        )
+        found += _look(predictor, seen, crop, (height, width), points_per_side, settings)
+    if len(crops) > 1:
+        smallness = [1 / ((x1 - x0) * (y1 - y0)) for x0, y0, x1, y1 in (mask.crop for mask in found)]
+        found = _kept(found, smallness, settings.crop_nms_thresh)
+    if settings.min_mask_region_area > 0:
+        found = _without_small_regions(found, height * width, settings)
+    if settings.mask_nms_thresh < 1:
+        unique = mask_nms(
+            [mask.rle for mask in found], [mask.iou for mask in found], settings.mask_nms_thresh
+        )
+        found = [found[i] for i in sorted(unique)]
+    return tuple(_record(mask, number) for number, mask in enumerate(found, start=1))
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A mask of the whole image. box: inclusive xyxy. crop: xyxy with exclusive ends."""
+
+    rle: RLE
+    box: XYXY
+    iou: float
+    stability: float
+    point: tuple[float, float]
+    crop: XYXY
+
+
+class _Candidate(NamedTuple):
+    """A mask within a crop that passed the filters, still as low-res logits (h, w). box: inclusive xyxy."""
+
+    logits: Tensor
+    box: XYXY
+    iou: float
+    stability: float
+    point: tuple[float, float]
+
+
+def _look(
+    predictor: Predictor,
+    embedding: Embedding,
+    crop: XYXY,
+    size: tuple[int, int],
+    points_per_side: int,
+    settings: AutomaskSettings,
+) -> list[_Found]:
+    """The masks of one crop of an image of `size`, without duplicates, by falling predicted IoU."""
+    x0, y0, _, _ = crop
+    upscaling = predictor.upscaling(embedding)
+    candidates = list(_candidates(predictor, embedding, upscaling, crop, size, points_per_side, settings))
+    kept = nms([c.box for c in candidates], [c.iou for c in candidates], settings.box_nms_thresh)
+    found = []
+    for candidate in (candidates[i] for i in kept):
+        (region,) = upscaling.regions(
+            candidate.logits[None], MASK_THRESHOLD - settings.stability_score_offset
+        )
+        mask = np.zeros(size, dtype=bool)
+        h, w = region.logits.shape
+        top, left = y0 + region.y, x0 + region.x
+        mask[top : top + h, left : left + w] = (region.logits > MASK_THRESHOLD).cpu().numpy()
+        (bx0, by0, bx1, by1), (x, y) = candidate.box, candidate.point
+        found.append(
+            _Found(
+                encode_rle(mask),
+                (bx0 + x0, by0 + y0, bx1 + x0, by1 + y0),
+                candidate.iou,
+                candidate.stability,
+                (x + x0, y + y0),
+                crop,
+            )
+        )
+    return found
+
+
+def _candidates(
+    predictor: Predictor,
+    embedding: Embedding,
+    upscaling: Upscaling,
+    crop: XYXY,
+    size: tuple[int, int],
+    points_per_side: int,
+    settings: AutomaskSettings,
+) -> Iterator[_Candidate]:
+    """Prompt one crop with a grid of points and filter the three answers to each."""
+    x0, y0, x1, y1 = crop
+    points = point_grid(points_per_side) * (x1 - x0, y1 - y0)
+    offset = settings.stability_score_offset
+    largest = settings.max_mask_area * size[0] * size[1]
+    for start in range(0, len(points), settings.points_per_batch):
+        batch = points[start : start + settings.points_per_batch]
+        logits, iou = predictor.decode(embedding, batch[:, None], np.ones((len(batch), 1)), multimask=True)
+        answers = logits.shape[1]
+        scores = iou.flatten().cpu().numpy()
+        threshold = settings.pred_iou_thresh or -math.inf
+        passed = np.flatnonzero(scores > threshold)
+        logits = logits.flatten(0, 1)[passed]
+        for low, index, (x, y, part) in zip(
+            logits, passed, upscaling.regions(logits, MASK_THRESHOLD - offset), strict=True
+        ):
+            stability = float(stability_score(part, MASK_THRESHOLD, offset))
+            mask = part > MASK_THRESHOLD
+            if stability < settings.stability_score_thresh or not 0 < int(mask.sum()) <= largest:
+                continue
+            bx0, by0, bx1, by1 = mask_to_box(mask[None])[0].tolist()
+            box = (bx0 + x, by0 + y, bx1 + x, by1 + y)
+            if not _cut_off(box, crop, size):
+                px, py = batch[index // answers].tolist()
+                yield _Candidate(low.clone(), box, float(scores[index]), stability, (px, py))
+
+
+def _cut_off(box: XYXY, crop: XYXY, size: tuple[int, int]) -> bool:
+    """Whether a box, given within the crop, comes close to an edge of the crop that is none of the image."""
+    x0, y0, _, _ = crop
+    height, width = size
+    shift, whole = (x0, y0, x0, y0), (0, 0, width, height)
+    return any(
+        abs(side + move - edge) <= EDGE_TOLERANCE < abs(side + move - border)
+        for side, move, edge, border in zip(box, shift, crop, whole, strict=True)
+    )
+
+
+def _kept(found: Sequence[_Found], scores: Sequence[float], threshold: float) -> list[_Found]:
+    """Without those whose box a better one suppresses, by falling score."""
+    return [found[i] for i in nms([mask.box for mask in found], scores, threshold)]
+
+
+def _without_small_regions(found: Sequence[_Found], pixels: int, settings: AutomaskSettings) -> list[_Found]:
+    """Fill small holes, drop small islands; of masks that thereby become duplicates prefer unchanged ones."""
+    area = settings.min_mask_region_area
+    if area < 1:
+        area *= pixels
+    cleaned, unchanged = [], []
+    for mask in found:
+        bits, filled = remove_small_regions(decode_rle(mask.rle), area, "holes")
+        bits, dropped = remove_small_regions(bits, area, "islands")
+        if filled or dropped:
+            x, y, w, h = mask_bbox(bits)
+            mask = replace(mask, rle=encode_rle(bits), box=(x, y, x + w - 1, y + h - 1))
+        if rle_area(mask.rle) <= settings.max_mask_area * pixels:
+            cleaned.append(mask)
+            unchanged.append(float(not (filled or dropped)))
+    return _kept(cleaned, unchanged, max(settings.box_nms_thresh, settings.crop_nms_thresh))
+
+
+def _record(mask: _Found, number: int) -> MaskRecord:
+    (x0, y0, x1, y1), (cx0, cy0, cx1, cy1) = mask.box, mask.crop
+    return MaskRecord(
+        id=number,
+        segmentation=mask.rle,
+        bbox=(x0, y0, x1 - x0 + 1, y1 - y0 + 1),
+        area=rle_area(mask.rle),
+        predicted_iou=mask.iou,
+        stability_score=mask.stability,
+        point_coords=(mask.point,),
+        crop_box=(cx0, cy0, cx1 - cx0, cy1 - cy0),
+        score=mask.iou,
+    )

@@ -1,0 +1,575 @@
+"""Images become embeddings, embeddings and prompts become masks: `load`, `Predictor`, `Embedding`,
+`Prediction`.
+
+Preprocessing and upscaling follow the reference (Kirillov et al., "Segment Anything", and its published
+code): the long side is resized with Pillow (bilinear, antialiased) on uint8, values are normalised, then
+padded with zeros right and bottom; low-res logits go bilinearly to the square input, lose the padding, go
+bilinearly to the original size, and are cut at 0.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple, TypeVar, overload
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from samcli.errors import SamcliError, SamcliNote
+from samcli.formats.atomic import write_bytes
+from samcli.geometry import resized_size, to_model_frame
+from samcli.masks import encode_rle, mask_bbox, mask_to_box, stability_score
+from samcli.models.prompt_encoder import BOTTOM_RIGHT, PADDING, TOP_LEFT
+from samcli.models.sam import ImageFeatures, Sam
+from samcli.records import MaskRecord, Prompt
+from samcli.weights import ModelSpec, load_sam
+
+MASK_THRESHOLD = 0.0  # logits above it belong to the mask
+STABILITY_OFFSET = 1.0  # logits; what `Prediction.stability_score` is measured with
+MASK_PROMPT_LOGIT = 8.0  # magnitude given to a pixel that is surely inside or outside of a binary mask prompt
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+# Image-side activations decoded together, prompts x cells x channels: small enough for the caches of a CPU (4
+# prompts of a 1024-pixel Sam), and SAM's own batch of 64 points on a GPU.
+_CPU_ACTIVATIONS, _GPU_ACTIVATIONS = 2**22, 2**26
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """What a model knows of one image; answers any number of prompts.
+
+    features: (1, C, h, w). high_res: finer maps, coarse to fine, where the model has them. original_size and
+    input_size: (height, width) of the image and of its resized copy. image_sha256: of the image file's bytes,
+    or of the pixels when the image came as an array only.
+    """
+
+    features: Tensor
+    high_res: tuple[Tensor, ...]
+    original_size: tuple[int, int]
+    input_size: tuple[int, int]
+    model: str
+    weights_sha256: str
+    image_sha256: str
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """The answer to one prompt: M masks, the one with the highest predicted IoU first.
+
+    masks: (M, H, W) bool in the original image. predicted_iou and stability_score: (M,) float32.
+    low_res_logits: (M, h, w) float32 in the padded model frame; one of them can be the mask of the next
+    prompt. point_coords: the prompt's points (x, y).
+    """
+
+    masks: NDArray[np.bool_]
+    predicted_iou: NDArray[np.float32]
+    stability_score: NDArray[np.float32]
+    low_res_logits: NDArray[np.float32]
+    point_coords: tuple[tuple[float, float], ...] = ()
+
+    def records(self) -> tuple[MaskRecord, ...]:
+        """The masks as records, in order, numbered from 1."""
+        return tuple(
+            MaskRecord(
+                id=number,
+                segmentation=encode_rle(mask),
+                bbox=mask_bbox(mask),
+                area=int(np.count_nonzero(mask)),
+                predicted_iou=float(iou),
+                stability_score=float(stability),
+                point_coords=self.point_coords or None,
+                score=float(iou),
+            )
+            for number, (mask, iou, stability) in enumerate(
+                zip(self.masks, self.predicted_iou, self.stability_score, strict=True), start=1
+            )
+        )
+
+
+class Region(NamedTuple):
+    """Full-resolution logits (h, w) of a part of the image whose top-left pixel is (x, y)."""
+
+    x: int
+    y: int
+    logits: Tensor
+
+
+class Upscaling:
+    """The way of low-res logits to the original image.
+
+    low: (h, w) of the logits. side: of the model's square input. input_size: of the resized image within it.
+    size: of the original image. All bilinear without aligned corners, as the reference does in two steps.
+    Each step is linear and separable, so both together are one matrix per axis, which also can be evaluated
+    in part.
+    """
+
+    def __init__(
+        self,
+        low: tuple[int, int],
+        side: int,
+        input_size: tuple[int, int],
+        size: tuple[int, int],
+        device: torch.device,
+    ) -> None:
+        self.size = size
+        self._rows = _Axis(low[0], side, input_size[0], size[0], device)
+        self._columns = _Axis(low[1], side, input_size[1], size[1], device)
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """(..., h, w) low-res logits to (..., H, W) float32."""
+        return self._rows.matrix @ logits.float() @ self._columns.matrix.T
+
+    def regions(self, logits: Tensor, above: float) -> Iterator[Region]:
+        """For each of the (N, h, w) low-res logits the part of the image outside which none exceeds `above`.
+
+        Interpolated values lie between their neighbours, so the low-res cells above the value bound it. The
+        part is empty, (0, 0), when there are no such cells.
+        """
+        logits = logits.float()
+        hot = logits > above
+        for low, any_hot, (x0, y0, x1, y1) in zip(
+            logits, hot.flatten(1).any(1).tolist(), mask_to_box(hot).tolist(), strict=True
+        ):
+            rows, columns = self._rows.part(y0, y1), self._columns.part(x0, x1)
+            if not any_hot or rows is None or columns is None:
+                yield Region(0, 0, low.new_zeros(0, 0))
+                continue
+            part = low[rows.low, columns.low]
+            part = self._rows.matrix[rows.full, rows.low] @ part
+            part = part @ self._columns.matrix[columns.full, columns.low].T
+            yield Region(columns.full.start, rows.full.start, part)
+
+
+class _Part(NamedTuple):
+    full: slice  # outputs
+    low: slice  # low-res cells they are made of
+
+
+class _Axis:
+    """One axis of `Upscaling`: matrix (size, low) float32, a row of interpolation weights per output."""
+
+    def __init__(self, low: int, side: int, kept: int, size: int, device: torch.device) -> None:
+        units = torch.eye(low)[None]  # interpolating unit vectors yields the very weights that torch uses
+        in_model = F.interpolate(units, size=side, mode="linear", align_corners=False)[..., :kept]
+        matrix = F.interpolate(in_model, size=size, mode="linear", align_corners=False)[0].T.contiguous()
+        self.matrix = matrix.to(device)
+        used = matrix.numpy() > 0
+        self._first_low, self._stop_low = used.argmax(1), low - used[:, ::-1].argmax(1)
+        # Cells may go unused, in the padding or when shrinking: their outputs are those of the cells beyond
+        # them.
+        first = np.where(used.any(0), used.argmax(0), size)
+        stop = np.where(used.any(0), size - used[::-1].argmax(0), 0)
+        self._first = np.minimum.accumulate(first[::-1])[::-1]
+        self._stop = np.maximum.accumulate(stop)
+
+    def part(self, first: int, last: int) -> _Part | None:
+        """The outputs that the low-res cells first..last have a share in, None when there are none."""
+        start, stop = int(self._first[first]), int(self._stop[last])
+        if start >= stop:
+            return None
+        return _Part(slice(start, stop), slice(int(self._first_low[start]), int(self._stop_low[stop - 1])))
+
+
+class Predictor:
+    """A Sam ready for use. Holds no image: `embed` makes an `Embedding`, `predict` takes it.
+
+    prompts_per_call and images_per_call bound what goes through the decoder and the encoder at once. When
+    memory runs out they are halved, with a SamcliNote, and stay so; they change the speed, not the answers.
+    """
+
+    def __init__(
+        self,
+        sam: Sam,
+        spec: ModelSpec,
+        weights_sha256: str,
+        *,
+        device: torch.device | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.device = device or torch.device("cpu")
+        self.dtype = dtype
+        self.spec = spec
+        self.weights_sha256 = weights_sha256
+        self.sam = _moved(sam.eval(), self.device, dtype)
+        prompts = sam.prompt_encoder
+        cells = prompts.image_embedding_size[0] * prompts.image_embedding_size[1]
+        budget = _CPU_ACTIVATIONS if self.device.type == "cpu" else _GPU_ACTIVATIONS
+        self.prompts_per_call = max(1, budget // (cells * prompts.embed_dim))
+        self.images_per_call = 8
+
+    def embed(self, image: NDArray[np.uint8], *, image_sha256: str | None = None) -> Embedding:
+        """Encode one image, (H, W, 3) uint8 RGB. image_sha256: of its file's bytes. Raises SamcliError."""
+        return self.embed_many([image], image_sha256=[image_sha256])[0]
+
+    @torch.inference_mode()
+    def embed_many(
+        self, images: Sequence[NDArray[np.uint8]], *, image_sha256: Sequence[str | None] | None = None
+    ) -> list[Embedding]:
+        """Encode images of any sizes, several in one call of the encoder; otherwise as `embed`."""
+        digests = image_sha256 or [None] * len(images)
+        sizes: list[tuple[int, int]] = []
+        for image in images:
+            if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
+                given = f"{image.shape} {image.dtype}"
+                raise SamcliError(f"an image array is {given}; give (height, width, 3) uint8, RGB")
+            sizes.append(image.shape[:2])
+
+        def encode(start: int, stop: int) -> list[ImageFeatures]:
+            pixels = torch.cat([self._model_input(image) for image in images[start:stop]])
+            embedding, high_res = self.sam.encode_image(pixels)
+            return [
+                ImageFeatures(embedding[i : i + 1], tuple(h[i : i + 1] for h in high_res))
+                for i in range(stop - start)
+            ]
+
+        groups, self.images_per_call = _in_groups(encode, len(images), self.images_per_call, "images")
+        return [
+            Embedding(
+                features.embedding,
+                features.high_res,
+                size,
+                resized_size(size, self.sam.image_size),
+                self.spec.name,
+                self.weights_sha256,
+                digest or hashlib.sha256(image.tobytes()).hexdigest(),
+            )
+            for features, size, digest, image in zip(
+                (f for group in groups for f in group), sizes, digests, images, strict=True
+            )
+        ]
+
+    @overload
+    def predict(
+        self, embedding: Embedding, prompts: Prompt, *, multimask: bool | None = None
+    ) -> Prediction: ...
+
+    @overload
+    def predict(
+        self, embedding: Embedding, prompts: Sequence[Prompt], *, multimask: bool | None = None
+    ) -> list[Prediction]: ...
+
+    @torch.inference_mode()
+    def predict(
+        self, embedding: Embedding, prompts: Prompt | Sequence[Prompt], *, multimask: bool | None = None
+    ) -> Prediction | list[Prediction]:
+        """Answer one prompt, or several in order; those of one kind are decoded together.
+
+        multimask: three masks for each prompt, or one. Left None it is three for a prompt that is a single
+        point, which is ambiguous, and one otherwise, as SAM was trained. Raises SamcliError when a prompt
+        lies outside the image, a mask prompt has another size than the model's low-res logits, or the
+        embedding is of another model.
+        """
+        if isinstance(prompts, Prompt):
+            return self.predict(embedding, [prompts], multimask=multimask)[0]
+        layouts: dict[tuple[int, bool, bool, bool], list[int]] = {}
+        for index, prompt in enumerate(prompts):
+            prompt.check_inside(embedding.original_size)
+            ambiguous = len(prompt.points) == 1 and prompt.box is None and prompt.mask is None
+            many = ambiguous if multimask is None else multimask
+            layout = (len(prompt.points), prompt.box is not None, prompt.mask is not None, many)
+            layouts.setdefault(layout, []).append(index)
+        upscaling = self.upscaling(embedding)
+        answers: dict[int, Prediction] = {}
+        for (_, _, _, many), members in layouts.items():
+            coords, labels, masks = self._tokens([prompts[i] for i in members])
+            logits, iou = self.decode(embedding, coords, labels, masks, multimask=many)
+            for index, low, score in zip(members, logits, iou, strict=True):
+                answers[index] = _finish(prompts[index], low, score, upscaling)
+        return [answers[index] for index in range(len(prompts))]
+
+    @torch.inference_mode()
+    def decode(
+        self,
+        embedding: Embedding,
+        coords: ArrayLike,
+        labels: ArrayLike,
+        masks: NDArray[np.float32] | None = None,
+        *,
+        multimask: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """Decode N prompts of one layout, in groups of at most `prompts_per_call`.
+
+        coords: (N, T, 2), (x, y) pixels of the original image. labels: (N, T) as in `models.prompt_encoder`.
+        masks: (N, h, w) low-res logits or None. Points without a box get their padding token here.
+        Returns low-res logits (N, M, h, w) and predicted IoU (N, M), float32 on the device, M = 3 with
+        multimask and 1 without. Raises SamcliError when the embedding is of another model or not even one
+        prompt fits the memory.
+        """
+        if embedding.weights_sha256 != self.weights_sha256:
+            raise SamcliError(
+                f"the embedding was made by {embedding.model} with other weights than {self.spec.name}'s; "
+                "embed the image again"
+            )
+        frame = to_model_frame(coords, embedding.original_size, self.sam.image_size)
+        kinds = np.asarray(labels, dtype=np.int64)
+        if kinds.shape[1] and not (kinds == BOTTOM_RIGHT).any():
+            frame = np.pad(frame, ((0, 0), (0, 1), (0, 0)))
+            kinds = np.pad(kinds, ((0, 0), (0, 1)), constant_values=PADDING)
+        where, what = torch.from_numpy(frame).to(self.device), torch.from_numpy(kinds).to(self.device)
+        drawn = None if masks is None else torch.from_numpy(masks)[:, None].to(self.device)
+        features = ImageFeatures(embedding.features, embedding.high_res)
+
+        def run(start: int, stop: int) -> tuple[Tensor, Tensor]:
+            part = None if drawn is None else drawn[start:stop]
+            logits, iou = self.sam.decode(
+                features, where[start:stop], what[start:stop], part, multimask=multimask
+            )
+            return logits.float(), iou.float()
+
+        groups, self.prompts_per_call = _in_groups(run, len(where), self.prompts_per_call, "prompts")
+        return torch.cat([logits for logits, _ in groups]), torch.cat([iou for _, iou in groups])
+
+    def upscaling(self, embedding: Embedding) -> Upscaling:
+        """The way of this embedding's low-res logits to its image, for many masks of one image."""
+        return Upscaling(
+            self.low_res_size, self.sam.image_size, embedding.input_size, embedding.original_size, self.device
+        )
+
+    @torch.inference_mode()
+    def upscale(self, logits: Tensor, embedding: Embedding) -> Tensor:
+        """Low-res logits (..., h, w) to logits of the original image, (..., H, W) float32."""
+        return self.upscaling(embedding)(logits)
+
+    @property
+    def low_res_size(self) -> tuple[int, int]:
+        """(h, w) of low-res logits and of mask prompts: four times the embedding's."""
+        h, w = self.sam.prompt_encoder.image_embedding_size
+        return 4 * h, 4 * w
+
+    def mask_prompt(self, of: Embedding | tuple[int, int], mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Turn a binary mask (H, W) of the original image into a mask prompt, (h, w) float32 logits.
+
+        of: the embedding or the (height, width) of the image. The mask goes the image's way: resized
+        (bilinear, antialiased), padded, and averaged down to low resolution. A cell covered by the share c
+        gets the logit 8 * (2c - 1), within the range of the logits SAM was trained to take as prompts.
+        Raises SamcliError when the mask has another size than the image.
+        """
+        size = of.original_size if isinstance(of, Embedding) else of
+        if mask.shape != size:
+            raise SamcliError(
+                f"the mask is {_pixels(mask.shape)} but the image {_pixels(size)} pixels; "
+                "give a mask of the image's size"
+            )
+        side = self.sam.image_size
+        height, width = resized_size(size, side)
+        grey = Image.fromarray(mask.astype(np.uint8) * 255).resize((width, height), Image.Resampling.BILINEAR)
+        covered = np.zeros((side, side), dtype=np.float32)
+        covered[:height, :width] = np.asarray(grey, dtype=np.float32) / 255
+        h, w = self.low_res_size
+        share = covered.reshape(h, side // h, w, side // w).mean(axis=(1, 3))
+        logits: NDArray[np.float32] = MASK_PROMPT_LOGIT * (2 * share - 1)
+        return logits
+
+    def _model_input(self, image: NDArray[np.uint8]) -> Tensor:
+        """(H, W, 3) uint8 to the padded input (1, 3, S, S) in the model's dtype."""
+        height, width = resized_size((image.shape[0], image.shape[1]), self.sam.image_size)
+        resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
+        pixels = torch.from_numpy(np.array(resized)).to(self.device).permute(2, 0, 1)[None]
+        return self.sam.preprocess(pixels.float()).to(self.dtype)
+
+    def _tokens(
+        self, prompts: Sequence[Prompt]
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float32] | None]:
+        """Coordinates (N, T, 2), labels (N, T) and masks (N, h, w) of prompts of one layout."""
+        coords, labels, masks = [], [], []
+        for prompt in prompts:
+            corners = [prompt.box.xyxy[:2], prompt.box.xyxy[2:]] if prompt.box else []
+            coords.append([*prompt.points, *corners])
+            labels.append([*(prompt.labels or ()), *([TOP_LEFT, BOTTOM_RIGHT] if prompt.box else [])])
+            if prompt.mask is not None:
+                if prompt.mask.shape != self.low_res_size:
+                    raise SamcliError(
+                        f"the mask prompt is {_pixels(prompt.mask.shape)} logits, but {self.spec.name} takes "
+                        f"{_pixels(self.low_res_size)}; use its own low-res logits or Predictor.mask_prompt"
+                    )
+                masks.append(np.asarray(prompt.mask, dtype=np.float32))
+        n, tokens = len(prompts), len(coords[0])
+        return (
+            np.array(coords, dtype=np.float64).reshape(n, tokens, 2),
+            np.array(labels, dtype=np.int64).reshape(n, tokens),
+            np.stack(masks) if masks else None,
+        )
+
+
+def load(
+    model: str | Path = "tiny", *, device: str = "auto", dtype: str = "fp32", threads: int | None = None
+) -> Predictor:
+    """Load a model by its name (see `samcli models`) or from a checkpoint file.
+
+    device: auto (cuda, else mps, else cpu), cpu, mps, cuda or cuda:N. dtype: fp32, bf16 or fp16, of the
+    network; masks are always computed in fp32. threads: CPU threads of the whole process, torch's own choice
+    when None. Raises SamcliError for what is unknown or not available here, WeightsError when the weights are
+    missing.
+    """
+    if dtype not in DTYPES:
+        raise SamcliError(f"unknown dtype {dtype!r}; known: {', '.join(DTYPES)}")
+    place = find_device(device)
+    if dtype == "fp16" and place.type == "cpu":
+        raise SamcliError("dtype fp16 needs a GPU; use bf16 or fp32 on the CPU")
+    if threads is not None:
+        if threads < 1:
+            raise SamcliError(f"threads is {threads}; give at least 1")
+        torch.set_num_threads(threads)
+    sam, spec, sha256 = load_sam(model)
+    return Predictor(sam, spec, sha256, device=place, dtype=DTYPES[dtype])
+
+
+def find_device(name: str) -> torch.device:
+    """The device called auto, cpu, mps, cuda or cuda:N. Raises SamcliError when unknown or not there."""
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if name == "auto":
+        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
+    kind, _, number = name.partition(":")
+    if name not in ("cpu", "mps", "cuda") and not (kind == "cuda" and number.isdecimal()):
+        raise SamcliError(f"unknown device {name!r}; known: auto, cpu, mps, cuda, cuda:N")
+    if kind == "mps" and not mps:
+        raise SamcliError("device mps is not available here; use --device cpu")
+    if kind == "cuda":
+        count = torch.cuda.device_count() if cuda else 0
+        if int(number or 0) >= count:
+            raise SamcliError(
+                f"device {name} is not available here, there are {count} CUDA devices; use --device auto"
+            )
+    return torch.device(name)
+
+
+def save_embedding(embedding: Embedding, path: Path) -> None:
+    """Write an embedding as safetensors, atomically. Sizes are stored as "height,width"."""
+    tensors = {"features": embedding.features}
+    tensors |= {f"high_res.{i}": tensor for i, tensor in enumerate(embedding.high_res)}
+    metadata = {
+        "model": embedding.model,
+        "weights_sha256": embedding.weights_sha256,
+        "image_sha256": embedding.image_sha256,
+        "original_size": ",".join(map(str, embedding.original_size)),
+        "input_size": ",".join(map(str, embedding.input_size)),
+    }
+    write_bytes(path, save({name: t.cpu().contiguous() for name, t in tensors.items()}, metadata))
+
+
+def load_embedding(
+    path: Path, predictor: Predictor | None = None, *, image_sha256: str | None = None
+) -> Embedding:
+    """Read what `save_embedding` wrote, onto the predictor's device and in its dtype when one is given.
+
+    Raises SamcliError when the file is no embedding, when it is of other weights than the predictor's, or
+    when image_sha256 is given and it is of another image.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            names = sorted(name for name in file.keys() if name.startswith("high_res."))  # noqa: SIM118 - no mapping
+            features, *high_res = (file.get_tensor(name) for name in ["features", *names])
+        embedding = Embedding(
+            features,
+            tuple(high_res),
+            _size(metadata["original_size"]),
+            _size(metadata["input_size"]),
+            metadata["model"],
+            metadata["weights_sha256"],
+            metadata["image_sha256"],
+        )
+    except OSError as error:
+        raise SamcliError(
+            f"{path} cannot be read: {error.strerror or error}; run samcli embed again"
+        ) from error
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise SamcliError(f"{path} is not an embedding that samcli wrote; run samcli embed again") from error
+    if image_sha256 is not None and embedding.image_sha256 != image_sha256:
+        raise SamcliError(f"{path} is the embedding of another image; run samcli embed again")
+    if predictor is None:
+        return embedding
+    if embedding.weights_sha256 != predictor.weights_sha256:
+        raise SamcliError(
+            f"{path} was made by {embedding.model} with other weights than {predictor.spec.name}'s; "
+            f"run samcli embed again, or name the model it was made with"
+        )
+    return replace(
+        embedding,
+        features=features.to(predictor.device, predictor.dtype),
+        high_res=tuple(tensor.to(predictor.device, predictor.dtype) for tensor in high_res),
+    )
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, width = (int(edge) for edge in text.split(","))
+    return height, width
+
+
+def _pixels(shape: Sequence[int]) -> str:
+    return "x".join(str(edge) for edge in reversed(shape))
+
+
+def _moved(sam: Sam, device: torch.device, dtype: torch.dtype) -> Sam:
+    """Move and cast, except what colours and positions are computed with: in 16 bits they would blur."""
+    encoding = sam.prompt_encoder.pe_layer
+    mean, std, matrix = sam.pixel_mean, sam.pixel_std, encoding.positional_encoding_gaussian_matrix
+    sam.to(device=device, dtype=dtype)
+    sam.pixel_mean, sam.pixel_std = mean.to(device), std.to(device)
+    encoding.positional_encoding_gaussian_matrix = matrix.to(device)
+    return sam
+
+
+def _finish(prompt: Prompt, logits: Tensor, iou: Tensor, upscaling: Upscaling) -> Prediction:
+    """Masks of one prompt from its low-res logits (M, h, w) and predicted IoU (M,)."""
+    order = iou.argsort(descending=True, stable=True)
+    logits, iou = logits[order], iou[order]
+    masks = np.zeros((len(logits), *upscaling.size), dtype=bool)
+    stability = np.zeros(len(logits), dtype=np.float32)
+    for i, (x, y, part) in enumerate(upscaling.regions(logits, MASK_THRESHOLD - STABILITY_OFFSET)):
+        h, w = part.shape
+        masks[i, y : y + h, x : x + w] = (part > MASK_THRESHOLD).cpu().numpy()
+        stability[i] = float(stability_score(part, MASK_THRESHOLD, STABILITY_OFFSET))
+    return Prediction(masks, iou.cpu().numpy(), stability, logits.cpu().numpy(), tuple(prompt.points))
+
+
+def _in_groups(run: Callable[[int, int], T], count: int, size: int, what: str) -> tuple[list[T], int]:
+    """Call `run(start, stop)` over 0..count in groups of at most `size`, halved when memory runs out.
+
+    What worked is kept. Returns the results and the size in use at the end; a SamcliNote says when it
+    changed.
+    """
+    results: list[T] = []
+    start, first_size = 0, size
+    while start < count:
+        stop = min(start + size, count)
+        try:
+            results.append(run(start, stop))
+        except (RuntimeError, MemoryError) as error:
+            if not _out_of_memory(error):
+                raise
+            if stop - start == 1:
+                raise SamcliError(
+                    f"out of memory with one of the {what} alone; use a smaller model, or --device cpu"
+                ) from error
+            size = (stop - start) // 2
+        else:
+            start = stop
+            continue
+        if (
+            torch.cuda.is_available()
+        ):  # outside of the handler, whose traceback holds on to the failed tensors
+            torch.cuda.empty_cache()
+    if size < first_size:
+        warnings.warn(f"out of memory: went on with {size} {what} at a time", SamcliNote, stacklevel=3)
+    return results, size
+
+
+def _out_of_memory(error: Exception) -> bool:
+    said = str(error).lower()
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
+        phrase in said for phrase in ("out of memory", "not enough memory", "allocate memory")
+    )
