@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,16 @@ def write_error(path: Path, run: Run, relative: str, message: str) -> None:
     """
     head = {**run.to_json(), "input": {"path": relative}}
     write_text(path, f'{{"samcli": {_compact(head)},\n "error": {_compact(message)}}}\n')
+
+
+def config_hash(command: str, weights_sha256: str, config: Mapping[str, Any], dtype: str) -> str:
+    """sha256 of all that changes masks, as JSON with sorted keys and without spaces: the same for equal runs.
+
+    config: the resolved values, prompts included. dtype: of the network, such as "fp32".
+    """
+    what = {"command": command, "weights_sha256": weights_sha256, "config": config, "dtype": dtype}
+    text = json.dumps(what, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _compact(value: Any) -> str:
