@@ -25,6 +25,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from samcli.errors import SamcliError, SamcliNote
 from samcli.records import InputFile
@@ -41,6 +42,8 @@ EXTENSIONS = (
 _FORMATS = ("JPEG", "PNG", "WEBP", "MPO", "TIFF", "GIF", "BMP", "PPM", "JPEG2000", "AVIF")
 _READABLE = "JPEG, PNG, WebP, TIFF, GIF, BMP, PNM, JPEG 2000 or AVIF"
 _ANIMATED = {"GIF": "frames", "PNG": "frames", "WEBP": "frames", "AVIF": "frames", "TIFF": "pages"}
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"II*\0", b"MM\0*", b"GIF8", b"\0\0\0\x0cjP")
+_SUBFILE = 254  # TIFF tag NewSubfileType; bit 0: a reduced picture of another one in the file
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 # What Pillow's readers raise on damaged files; all of them become one SamcliError.
@@ -224,6 +227,10 @@ def _decode(data: bytes, name: str, max_pixels: int) -> Image.Image:
                     f"{name} is {width}x{height} pixels, {width * height / 1e6:.0f} million; the limit is "
                     f"{max_pixels / 1e6:g} million; resize it first"
                 )
+            if isinstance(image, TiffImageFile) and image.tag_v2.get(_SUBFILE, 0) & 1:
+                raise SamcliError(
+                    f"{name} shows only a thumbnail, as camera raw files do; convert it to JPEG first"
+                )
             if image.format in _ANIMATED:
                 frames, unit = getattr(image, "n_frames", 1), _ANIMATED[image.format]
                 image.seek(0)
@@ -231,7 +238,7 @@ def _decode(data: bytes, name: str, max_pixels: int) -> Image.Image:
     except MemoryError as error:
         raise SamcliError(f"{name} needs more memory than there is; resize it first") from error
     except _DAMAGED as error:
-        if "truncated" in str(error).lower():
+        if any(sign in str(error).lower() for sign in ("truncated", "only got", "end of file")):
             raise SamcliError(
                 f"{name} is truncated (its end is missing); copy or download it again"
             ) from error
@@ -285,6 +292,8 @@ def _opened(data: bytes, name: str) -> Image.Image:
     except UnidentifiedImageError:
         if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
             return _opened_heif(data, name)
+        if data.startswith(_SIGNATURES) or data[4:12] == b"ftypavif":
+            raise SamcliError(f"{name} is truncated or damaged; copy or download it again") from None
         raise SamcliError(f"{name} is not an image that samcli reads; convert it to {_READABLE}") from None
 
 
@@ -358,6 +367,8 @@ def _upright(pixels: NDArray[Pixel], image: Image.Image) -> NDArray[Pixel]:
         orientation = 1  # damaged EXIF is no reason to lose the picture
     quarters = {3: 2, 4: 2, 5: 1, 6: 3, 7: 3, 8: 1}.get(orientation, 0)  # counter-clockwise
     turned = np.rot90(pixels, quarters)
-    return np.ascontiguousarray(
-        turned[:, ::-1] if orientation in (2, 4) else turned[::-1] if orientation in (5, 7) else turned
-    )
+    if orientation in (2, 4):
+        turned = turned[:, ::-1]
+    elif orientation in (5, 7):
+        turned = turned[::-1]
+    return np.require(turned, requirements=["C_CONTIGUOUS", "WRITEABLE"])  # Pillow's own memory is read-only
