@@ -139,13 +139,18 @@ class MaskRecord:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> MaskRecord:
-        """Read what `to_json` wrote; unknown keys are an error by name. Raises SamcliError."""
+        """Read what `to_json` wrote. Raises SamcliError, naming what is missing, unknown or malformed."""
+        if not isinstance(data, dict):
+            raise SamcliError("a mask is not a JSON object")
         missing = {"segmentation", "bbox", "area", "predicted_iou", "stability_score"} - data.keys()
         if missing:
             raise SamcliError(f"a mask lacks {', '.join(sorted(missing))}")
         unknown = data.keys() - cls.__dataclass_fields__.keys()
         if unknown:
             raise SamcliError(f"a mask has unknown keys: {', '.join(sorted(unknown))}")
+        for name, value in data.items():
+            if not _fits(name, value):
+                raise SamcliError(f"a mask has a malformed {name}")
         return cls(**{n: v if n == "segmentation" else _frozen(v) for n, v in data.items()})
 
 
@@ -204,7 +209,7 @@ class ImageRecord:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> ImageRecord:
-        """Read what `to_json` wrote. Raises SamcliError for another schema or missing keys."""
+        """Read what `to_json` wrote. Raises SamcliError for another schema and for malformed data."""
         try:
             head, image = dict(data["samcli"]), data["image"]
             schema = head.pop("schema")
@@ -212,9 +217,44 @@ class ImageRecord:
                 raise SamcliError(f"record schema {schema} is unknown; this samcli reads schema {SCHEMA}")
             source = InputFile(**head.pop("input"))
             masks = tuple(MaskRecord.from_json(m) for m in data["annotations"])
-            return cls(Run(**head), source, annotations=masks, **image)
-        except (KeyError, TypeError) as error:
+            record = cls(Run(**head), source, annotations=masks, **image)
+        except KeyError as error:
+            raise SamcliError(f"not a samcli record: {error} is missing") from error
+        except (TypeError, ValueError) as error:
             raise SamcliError(f"not a samcli record: {error}") from error
+        for mask in masks:
+            if mask.segmentation["size"] != [record.height, record.width]:
+                raise SamcliError(f"a mask has the size {mask.segmentation['size']}, unlike its image")
+        return record
+
+
+def _fits(name: str, value: Any) -> bool:
+    """Whether a JSON value can be that field of a MaskRecord."""
+    match name:
+        case "segmentation":
+            return (
+                isinstance(value, dict)
+                and value.keys() == {"size", "counts"}
+                and _are(value["size"], (int,), 2)
+                and isinstance(value["counts"], str)
+            )
+        case "bbox" | "crop_box":
+            return _are(value, (int, float), 4)
+        case "point_coords":
+            return isinstance(value, list) and all(_are(point, (int, float), 2) for point in value)
+        case "area" | "id" | "category_id":
+            return _are([value], (int,), 1)
+        case "category" | "phrase":
+            return isinstance(value, str)
+    return _are([value], (int, float), 1)
+
+
+def _are(values: Any, kinds: tuple[type, ...], count: int) -> bool:
+    return (
+        isinstance(values, list)
+        and len(values) == count
+        and all(type(v) in kinds and -math.inf < v < math.inf for v in values)  # type: bool is no int here
+    )
 
 
 def _plain(value: Any) -> Any:
