@@ -8,7 +8,7 @@ from reference import PACKAGES, Reference, load
 
 @pytest.fixture(scope="session")
 def reference() -> Reference:
-    """The reference packages; without them the oracle tests skip, but fail in CI, where they must be installed."""
+    """The reference packages; without them the oracle's tests skip, except in CI, where they fail."""
     try:
         return load()
     except ModuleNotFoundError as error:

@@ -1,7 +1,7 @@
 """The reference packages, segment-anything and MobileSAM, imported without torchvision and timm.
 
-They use only the few functions below of the two. The stand-ins are in `sys.modules` while the packages are imported
-and not after.
+They use only the few functions below of the two. The stand-ins are in `sys.modules` while the packages are
+imported and not after.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def box_area(boxes: Tensor) -> Tensor:
 
 
 def batched_nms(boxes: Tensor, scores: Tensor, categories: Tensor, iou_threshold: float) -> Tensor:
-    """torchvision.ops.boxes.batched_nms: indices kept, by falling score; boxes suppress only their own category's."""
+    """torchvision.ops.boxes.batched_nms: indices kept by falling score; categories are apart."""
     order = scores.sort(stable=True, descending=True).indices
     area = box_area(boxes)
     gone = torch.zeros(len(boxes), dtype=torch.bool)
@@ -73,15 +73,10 @@ def batched_nms(boxes: Tensor, scores: Tensor, categories: Tensor, iou_threshold
 
 
 class DropPath(nn.Module):
-    """timm's stochastic depth with probability 0: MobileSAM's build uses no other, and that not even builds it."""
+    """timm's stochastic depth, a base class in MobileSAM, which builds it for probabilities above 0 only."""
 
-    def __init__(self, drop_prob: float = 0.0) -> None:
-        super().__init__()
-        if drop_prob:
-            raise NotImplementedError("the stand-in drops nothing")
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x
+    def __init__(self, drop_prob: float) -> None:
+        raise NotImplementedError("stochastic depth has no stand-in")
 
 
 def _pair(value: int) -> tuple[int, int]:
@@ -108,7 +103,7 @@ STAND_INS: dict[str, dict[str, Any]] = {
 @contextmanager
 def _stand_ins() -> Iterator[None]:
     """Put the stand-ins into `sys.modules`; what was there returns."""
-    before = {name: sys.modules.get(name) for name in STAND_INS}
+    before = {name: sys.modules[name] for name in STAND_INS if name in sys.modules}
     for name, contents in STAND_INS.items():
         module = ModuleType(name)
         vars(module).update(contents)
@@ -116,8 +111,6 @@ def _stand_ins() -> Iterator[None]:
     try:
         yield
     finally:
-        for name, module in before.items():
-            if module is None:
-                del sys.modules[name]
-            else:
-                sys.modules[name] = module
+        for name in STAND_INS:
+            del sys.modules[name]
+        sys.modules.update(before)
