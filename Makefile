@@ -1,0 +1,36 @@
+# `make demo` and `make test` work on a clean checkout; each sets up .venv when pyproject.toml or constraints.txt
+# is newer than what is there.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test lint docs clean
+
+demo: .venv/installed
+	$(BIN)/samcli automask examples/ -o out/ --overlay
+	@echo "Look at the pictures: out/*.overlay.jpg; the masks are beside them: out/*.json"
+
+test: .venv/installed-dev
+	$(BIN)/python -m pytest
+
+lint: .venv/installed-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+docs: .venv/installed
+	$(BIN)/python -m samcli.cli.reference > docs/cli.md
+
+clean:
+	rm -rf .venv out
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(INSTALL) --editable .
+	@touch $@
+
+# mobilesam-mirror, a reference for tests, asks for timm and so for torchvision; the tests need neither.
+.venv/installed-dev: .venv/installed
+	$(INSTALL) --editable '.[dev]'
+	$(INSTALL) --no-deps mobilesam-mirror
+	@touch $@

@@ -1,0 +1,7 @@
+"""`python -m samcli`."""
+
+import sys
+
+from samcli.cli import main
+
+sys.exit(main())

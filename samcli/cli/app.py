@@ -1,0 +1,87 @@
+"""The app with its commands, and `main`, the one place where errors become lines and exit codes."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from samcli.batch import describe
+from samcli.cli import report
+from samcli.cli.automask import automask
+from samcli.cli.embed import embed
+from samcli.cli.models import app as models
+from samcli.cli.predict import predict
+from samcli.errors import SamcliError, SamcliNote
+
+app = typer.Typer(
+    name="samcli",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        import samcli
+
+        report.write_stdout(f"samcli {samcli.__version__}\n".encode())
+        raise typer.Exit
+
+
+@app.callback()
+def samcli(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Segment your images: by points, boxes and masks, or everything at once (Segment Anything)."""
+
+
+app.command()(predict)
+app.command()(automask)
+app.command()(embed)
+app.add_typer(models)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line with these arguments (sys.argv's when None) and return its exit code."""
+    with _sigterm_exits(), warnings.catch_warnings():
+        warnings.simplefilter("default", SamcliNote)
+        warnings.showwarning = report.show_warning
+        try:
+            app(args=args, prog_name="samcli")
+        except SystemExit as exit_:
+            return exit_.code if isinstance(exit_.code, int) else 0
+        except SamcliError as error:
+            report.say_error(str(error))
+            return error.code
+        except OSError as error:
+            report.say_error(describe(error))
+            return 1
+    return 0
+
+
+@contextmanager
+def _sigterm_exits() -> Iterator[None]:
+    """Let SIGTERM unwind, so that temporary files go; a batch replaces this while it runs."""
+
+    def leave(signum: int, frame: FrameType | None) -> None:
+        sys.exit(128 + signum)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
