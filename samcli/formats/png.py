@@ -13,8 +13,8 @@ from PIL import Image
 
 from samcli.errors import SamcliError
 from samcli.formats.atomic import new_folder, write_text
-from samcli.masks import decode_rle
-from samcli.records import MaskRecord
+from samcli.masks import decode_rle, rle_area
+from samcli.records import RLE, MaskRecord
 
 METADATA = (
     "id", "area", "bbox_x0", "bbox_y0", "bbox_w", "bbox_h", "point_input_x", "point_input_y",
@@ -37,28 +37,33 @@ def encode_jpeg(rgb: NDArray[np.uint8]) -> bytes:
     return buffer.getvalue()
 
 
-def label_map(masks: Sequence[NDArray[np.bool_]], size: tuple[int, int]) -> NDArray[np.uint16]:
+def label_map(masks: Sequence[RLE | NDArray[np.bool_]], size: tuple[int, int]) -> NDArray[np.uint16]:
     """An index map (H, W) uint16: 0 background, i + 1 where mask i is; smaller masks lie over larger ones.
 
-    masks: (H, W) bool each, of `size` (height, width). Raises SamcliError for over 65535 masks.
+    masks: (H, W) each, of `size` (height, width). Raises SamcliError for over 65535 masks.
     """
     if len(masks) > 65535:
         raise SamcliError(f"{len(masks)} masks do not fit a label map of 16 bits; write them as --format png")
     labels = np.zeros(size, np.uint16)
-    for i in sorted(range(len(masks)), key=lambda i: -int(masks[i].sum())):
-        labels[masks[i]] = i + 1
+    areas = [mask.sum() if isinstance(mask, np.ndarray) else rle_area(mask) for mask in masks]
+    for i in sorted(range(len(masks)), key=lambda i: -areas[i]):
+        labels[_bits(masks[i])] = i + 1
     return labels
 
 
-def cutout(image: NDArray[np.uint8], masks: Sequence[NDArray[np.bool_]]) -> NDArray[np.uint8]:
+def cutout(image: NDArray[np.uint8], masks: Sequence[RLE | NDArray[np.bool_]]) -> NDArray[np.uint8]:
     """The picture where any mask is, transparent elsewhere: (H, W, 4) uint8 RGBA of the image's size.
 
-    image: (H, W, 3) uint8. masks: (H, W) bool each.
+    image: (H, W, 3) uint8. masks: (H, W) each.
     """
     inside = np.zeros(image.shape[:2], bool)
     for mask in masks:
-        inside |= mask
+        inside |= _bits(mask)
     return np.dstack([image, inside.astype(np.uint8) * 255])
+
+
+def _bits(mask: RLE | NDArray[np.bool_]) -> NDArray[np.bool_]:
+    return mask if isinstance(mask, np.ndarray) else decode_rle(mask)
 
 
 def write_masks_folder(folder: Path, masks: Sequence[MaskRecord]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
-from samcli.masks import decode_rle, mask_bbox
+from samcli.masks import decode_rle, mask_bbox, rle_area
 from samcli.records import RLE, Box
 
 FILL = 0.5  # share of the colour in a mask's inside: the picture must stay readable through it
@@ -45,7 +45,7 @@ def overlay(
     for box in boxes:
         left, top, right, bottom = (round(v) for v in box.xyxy)
         for color, width in (((0, 0, 0), 3 * line), ((255, 255, 255), line)):
-            cv2.rectangle(canvas, (left, top), (right - 1, bottom - 1), color, width, cv2.LINE_AA)
+            cv2.rectangle(canvas, (left, top), (right - 1, bottom - 1), color, width)
     for point, label in zip(points, labels or [1] * len(points), strict=True):
         center = (int(point[0]), int(point[1]))
         cv2.circle(canvas, center, 5 * line, (255, 255, 255), -1, cv2.LINE_AA)
@@ -92,7 +92,7 @@ _LMS_TO_RGB = np.array(
 
 
 def _area(mask: RLE | NDArray[np.bool_]) -> int:
-    return int(mask.sum()) if isinstance(mask, np.ndarray) else int(coco.area(mask))
+    return int(mask.sum()) if isinstance(mask, np.ndarray) else rle_area(mask)
 
 
 def _cropped(mask: RLE | NDArray[np.bool_]) -> tuple[int, int, NDArray[np.bool_]]:
