@@ -231,7 +231,7 @@ def _look(
         (region,) = upscaling.regions(
             candidate.logits[None], MASK_THRESHOLD - settings.stability_score_offset
         )
-        mask = np.zeros(size, dtype=bool)
+        mask = np.zeros(size, dtype=bool, order="F")  # as RLE runs
         h, w = region.logits.shape
         top, left = y0 + region.y, x0 + region.x
         mask[top : top + h, left : left + w] = (region.logits > MASK_THRESHOLD).cpu().numpy()

@@ -6,6 +6,7 @@ agree with it. `mask_bbox` alone gives the written form, xywh in pixel extent.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -127,9 +128,13 @@ def remove_small_regions(
     """
     import cv2  # slow to import, and most callers of this module never come here
 
-    regions = mask if mode == "islands" else ~mask
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(regions.astype(np.uint8), connectivity=8)
-    sizes = stats[1:, cv2.CC_STAT_AREA]
+    # The mask's surroundings do as well as the whole: so wide that they count at least min_area pixels themselves.
+    margin = math.ceil(max(math.sqrt(min_area), min_area / min(mask.shape)))
+    x, y, w, h = mask_bbox(mask)
+    window = np.s_[max(y - margin, 0) : y + h + margin, max(x - margin, 0) : x + w + margin]
+    regions = mask[window] if mode == "islands" else ~mask[window]
+    count, labels = cv2.connectedComponents(regions.astype(np.uint8), connectivity=8)
+    sizes = np.bincount(labels.ravel(), minlength=count)[1:]
     small = sizes < min_area
     if not small.any():
         return mask, False
@@ -141,4 +146,6 @@ def remove_small_regions(
         chosen[1 + int(np.argmax(sizes))] = True
     else:
         chosen[1:] = ~small
-    return chosen[labels], True
+    result = mask.copy()
+    result[window] = chosen[labels]
+    return result, True
