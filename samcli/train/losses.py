@@ -1,0 +1,51 @@
+"""Losses of SAM's section 3 and appendix A: focal and dice 20:1, mean squared error on the predicted IoU."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+FOCAL_WEIGHT, DICE_WEIGHT = 20.0, 1.0
+
+
+def mask_loss(logits: Tensor, targets: Tensor, *, gamma: float = 2.0, alpha: float = 0.25) -> Tensor:
+    """Focal (Lin et al., 2017) and dice loss in SAM's proportion.
+
+    logits and targets broadcast to (..., h, w); targets in {0, 1}. Returns (...) fp32.
+    """
+    logits, targets = logits.float(), targets.float()
+    logits, targets = torch.broadcast_tensors(logits, targets)
+    probability = logits.sigmoid()
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    correct = probability * targets + (1 - probability) * (1 - targets)
+    balance = alpha * targets + (1 - alpha) * (1 - targets)
+    focal = (balance * (1 - correct) ** gamma * cross_entropy).mean((-2, -1))
+    overlap = 2 * (probability * targets).sum((-2, -1))
+    dice = 1 - (overlap + 1) / (probability.sum((-2, -1)) + targets.sum((-2, -1)) + 1)
+    return FOCAL_WEIGHT * focal + DICE_WEIGHT * dice
+
+
+def matched_loss(losses: Tensor, known: Tensor, weights: Tensor) -> Tensor:
+    """Give each known answer its own ambiguity token so that the weighted sum is least.
+
+    With one known answer this is SAM's minimum over the three masks. losses: (N, M, M), token by answer.
+    known: (N, M) bool. weights: (M,) of the answers. Returns (N,), zero where nothing is known.
+    """
+    count = losses.shape[1]
+    orders = torch.tensor(list(permutations(range(count))), device=losses.device)  # answer j -> token
+    paired = losses[:, orders, torch.arange(count, device=losses.device)]  # (N, orders, M)
+    share = weights * known
+    share = share / share.sum(1, keepdim=True).clamp(min=1e-6)
+    return (paired * share[:, None]).sum(-1).min(1).values
+
+
+def iou(logits: Tensor, targets: Tensor) -> Tensor:
+    """IoU of logits > 0 and targets, which broadcast to (..., h, w). Returns (...) fp32; two empty masks
+    give 0.
+    """
+    a, b = logits > 0, targets > 0
+    shared = (a & b).sum((-2, -1))
+    return shared / (a.sum((-2, -1)) + b.sum((-2, -1)) - shared).clamp(min=1)

@@ -1,0 +1,96 @@
+"""The recipe of the embedded model: which packs, how long, at which sizes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+import torch.distributed as dist
+from PIL import Image
+
+from samcli.masks import encode_rle, rle_area
+from samcli.models.small import build_tiny
+from samcli.train.data import Pack, SampleConfig, read_json, read_pack, unpack
+from samcli.train.edges import EdgeTeacher, edge_map
+from samcli.train.loop import Report, Stage, TrainConfig, join_processes, train
+from samcli.train.regions import nested_regions
+
+OTHER_WEIGHT = 0.1  # of a pack that the recipe does not know
+PACK_WEIGHTS = {"duts": 0.54, "coco-train": 0.20, "coco-person": 0.09, "ccp-clothes": 0.17}
+CUTOUT_PACKS = ("duts", "coco-person")
+TEACHER_SIDE = 320  # pixels; larger photos are reduced before the edge teacher sees them
+STAGES = (
+    Stage(side=192, images=50_000, batch=24),
+    Stage(side=256, images=22_000, batch=16),
+    Stage(side=320, images=6_000, batch=12),
+)
+
+
+def train_tiny(
+    data: Path, out: Path, *, regions: bool, config: TrainConfig, report: Report, note: Callable[[str], None]
+) -> Path:
+    """Train the embedded model's architecture on the packs in `data` (folders or tar files of COCO-format
+    masks).
+
+    regions: also teach regions, which the edge teacher finds once and writes to `out/regions`. Training
+    resumes from `out/checkpoint.pt`. Returns the path of the fp16 weights. Raises SamcliError for missing
+    data or a missing teacher.
+    """
+    rank, world = join_processes()
+    if rank:
+        dist.barrier()  # the first process prepares the data, the others then find it
+    packs = []
+    for folder in unpack(data, out / "data"):
+        extra = make_regions(folder, out / "regions" / f"{folder.name}.json", note) if regions else None
+        weight = PACK_WEIGHTS.get(folder.name, OTHER_WEIGHT)
+        packs.append(Pack(folder.name, read_pack(folder, regions=extra), weight, folder.name in CUTOUT_PACKS))
+    if world > 1 and not rank:
+        dist.barrier()
+    return train(build_tiny, packs, SampleConfig(), config, out, report)
+
+
+def scaled(images: int) -> tuple[Stage, ...]:
+    """The recipe's stages with about `images` images in all, at least one batch each."""
+    whole = sum(stage.images for stage in STAGES)
+    return tuple(replace(s, images=max(s.batch, s.images * images // whole)) for s in STAGES)
+
+
+def make_regions(folder: Path, target: Path, note: Callable[[str], None]) -> Path:
+    """Write the nested regions of a pack's photos as a COCO-format file with `score`, unless it is there."""
+    if target.exists():
+        return target
+    images = read_json(folder / "annotations.json")["images"]
+    note(f"{folder.name}: edges and regions of {len(images)} photos")
+    teacher = EdgeTeacher.load().to(torch.bfloat16)
+    annotations: list[dict[str, Any]] = []
+    for image in images:
+        with Image.open(folder / "images" / image["file_name"]) as picture:
+            photo = picture.convert("RGB")
+        full = photo.size
+        photo.thumbnail((TEACHER_SIDE, TEACHER_SIDE), Image.Resampling.BILINEAR)
+        for region in nested_regions(edge_map(teacher, np.asarray(photo))):
+            mask = cv2.resize(region.mask.astype(np.uint8), full, interpolation=cv2.INTER_NEAREST)
+            rle = encode_rle(mask.astype(bool))
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image["id"],
+                    "category_id": 1,
+                    "iscrowd": 0,
+                    "segmentation": rle,
+                    "area": rle_area(rle),
+                    "score": round(region.strength, 3),
+                }
+            )
+    regions = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "region"}]}
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.tmp")
+    temporary.write_text(json.dumps(regions))
+    temporary.replace(target)
+    return target
