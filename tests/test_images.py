@@ -294,10 +294,12 @@ def test_a_wrong_extension_does_not_matter(tmp_path):
     assert (load(path) == QUARTERS).all()
 
 
-def test_heic_is_read_when_pillow_heif_is_there():
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_heic_is_read_when_pillow_heif_is_there(orientation):
     heif = pytest.importorskip("pillow_heif")
     buffer = io.BytesIO()
-    heif.from_pillow(picture()).save(buffer, quality=-1)
+    stored = Image.fromarray(np.ascontiguousarray(STORED[orientation]))
+    heif.from_pillow(stored).save(buffer, quality=-1, exif=oriented(orientation).tobytes())
     assert np.abs(load(buffer.getvalue()).astype(int) - QUARTERS).max() <= 8
 
 

@@ -28,7 +28,7 @@ CHAIN = (
 """One way: a room knows only rooms of later links. The package itself, samcli/__init__.py, only hands out."""
 
 BESIDE = {"formats", "viz", "images"}
-"""They know records, and the run-length side of masks, but not each other; models and below know none of them."""
+"""They know records, and the run-length side of masks, but not each other; models and below know none."""
 
 NEVER = {
     "batch": {"models", "predictor"},
