@@ -274,7 +274,7 @@ def interact(
     last = first
     for _ in range(rounds):
         previous = best.detach()
-        coords, labels = _correct(coords, labels, is_box, previous, wanted, generator)
+        coords, labels = correction(coords, labels, is_box, previous, wanted, generator)
         given = None if torch.rand((), generator=generator) < 0.25 else previous[:, None]
         logits, predicted = sam.decode(features, coords, labels, given, multimask=False)
         best = logits[:, 0]
@@ -307,7 +307,7 @@ def _first_loss(
     return loss, best.float(), first
 
 
-def _correct(
+def correction(
     coords: Tensor, labels: Tensor, is_box: Tensor, logits: Tensor, wanted: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Add a click drawn uniformly from each prompt's error region; points stand before the padding or the
