@@ -774,7 +774,7 @@ class TestLoading:
     def test_another_network(self, tmp_path: Path) -> None:
         torch.save({"fc.weight": torch.zeros(3, 4)}, tmp_path / "a.pth")
         assert refusal(tmp_path / "a.pth").startswith(
-            "a.pth is not a checkpoint of a known architecture: no tensor of a Segment Anything image encoder "
+            "a.pth is not a checkpoint of a known architecture: no tensor of a Segment Anything image "
         )
         torch.save({"epoch": 3}, tmp_path / "b.pth")
         assert refusal(tmp_path / "b.pth") == (

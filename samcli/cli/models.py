@@ -141,13 +141,13 @@ def _table(specs: Iterable[ModelSpec]) -> str:
 
     from samcli.weights import format_size
 
-    table = Table("name", "architecture", "size", "licence", "installed", "", box=None, pad_edge=False)
+    table = Table("name", "architecture", "size", "licence", "installed", box=None, pad_edge=False)
     table.columns[2].justify = "right"
     for spec in specs:
         facts = _facts(spec)
         size = format_size(facts["bytes"]) if facts["bytes"] else "unknown"
         installed = "yes" if facts["installed"] else "no"
-        table.add_row(spec.name, spec.architecture, size, spec.licence, installed, spec.summary)
+        table.add_row(spec.name, spec.architecture, size, spec.licence, installed)
     # Off a terminal the lines are for other programs: as wide as need be.
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200)
     with console.capture() as captured:
