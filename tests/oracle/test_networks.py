@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from reference import STAND_INS, Reference
 from torch import Tensor, nn
 
@@ -15,6 +18,9 @@ from samcli.models import vit
 from samcli.models.prompt_encoder import BOTTOM_RIGHT, PADDING, TOP_LEFT
 from samcli.models.registry import ARCHITECTURES, build_sam
 from samcli.models.sam import ImageFeatures, Sam
+from samcli.predictor import Embedding, Predictor
+from samcli.records import Box, Prompt
+from samcli.weights import MODELS
 
 PUBLISHED = [name for name in ARCHITECTURES if name != "tiny"]
 LEARNT_VECTORS = (
@@ -67,17 +73,22 @@ def test_the_stand_ins_are_gone_after_the_import(reference: Reference) -> None:
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_state_dict_names_shapes_and_dtypes(reference: Reference, name: str) -> None:
+def test_names_shapes_dtypes_and_epsilons(reference: Reference, name: str) -> None:
     with torch.device("cpu" if name == "vit_t" else "meta"):  # TinyViT reads numbers while it is built
         theirs = reference.build(name)
     with torch.device("meta"):
         ours = build_sam(name)
     assert describe(ours.state_dict()) == describe(theirs.state_dict())
     assert dict(ours.named_parameters()).keys() == dict(theirs.named_parameters()).keys()
+    assert epsilons(ours) == epsilons(theirs)  # too small to show in outputs of activations near 1
 
 
 def describe(state: dict[str, Tensor]) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
     return {key: (tuple(value.shape), value.dtype) for key, value in state.items()}
+
+
+def epsilons(network: Any) -> dict[str, float]:
+    return {name: module.eps for name, module in network.named_modules() if hasattr(module, "eps")}
 
 
 # Encoders
@@ -267,3 +278,70 @@ def test_masks_differ_between_prompts_and_tokens(decoders: Decoders) -> None:
         1
     ]  # of pixels where two masks differ
     assert share[~torch.eye(len(drawn), dtype=torch.bool)].min() > 0.01
+
+
+# The whole path, from a photo to masks
+
+PHOTO = Path(__file__).parents[2] / "examples" / "palace.jpg"
+
+
+@pytest.fixture(scope="module")
+def photo() -> np.ndarray:
+    """(427, 611, 3) uint8 RGB: both sides odd, and neither scales to a whole number."""
+    return np.array(Image.open(PHOTO).convert("RGB"))[:, :611]
+
+
+@pytest.fixture(scope="module")
+def predictors(
+    mobile: tuple[Sam, Any], photo: np.ndarray, reference: Reference
+) -> tuple[Predictor, Embedding, Any]:
+    """Ours with its embedding of the photo, and theirs with the photo set."""
+    ours, theirs = mobile
+    predictor, sam_predictor = (
+        Predictor(ours, MODELS["mobile_sam"], "0" * 64),
+        reference.mobile.SamPredictor(theirs),
+    )
+    sam_predictor.set_image(photo)
+    return predictor, predictor.embed(photo), sam_predictor
+
+
+def test_photo_to_embedding(predictors: tuple[Predictor, Embedding, Any]) -> None:
+    _, embedding, theirs = predictors
+    assert embedding.original_size == theirs.original_size == (427, 611)
+    assert embedding.input_size == theirs.input_size == (716, 1024)
+    assert error(embedding.features, theirs.features) <= TOLERANCE
+
+
+LOGITS = masks()["masks"][0, 0].numpy()
+PHOTO_PROMPTS = {
+    "point": Prompt(points=[(301.5, 120.25)]),
+    "points": Prompt(points=[(17, 400), (590, 33), (300, 200)], labels=[1, 1, 0]),
+    "box": Prompt(box=Box(40.5, 61, 333, 290.75)),
+    "box and points": Prompt(points=[(99, 100), (50, 280)], labels=[1, 0], box=Box(0, 0, 611, 427)),
+    "mask and point": Prompt(points=[(210, 301)], mask=LOGITS),
+    "mask and box": Prompt(box=Box(5, 6, 100, 107), mask=LOGITS),
+    "other box": Prompt(box=Box(310, 100, 600, 420)),
+}
+
+
+@pytest.mark.parametrize("multimask", [True, False], ids=["multimask", "single"])
+def test_photo_to_masks(predictors: tuple[Predictor, Embedding, Any], multimask: bool) -> None:
+    """All prompts in one call of ours, one call each of theirs; ours come sorted by predicted IoU."""
+    predictor, embedding, theirs = predictors
+    answers = predictor.predict(embedding, list(PHOTO_PROMPTS.values()), multimask=multimask)
+    for kind, prompt, ours in zip(PHOTO_PROMPTS, PHOTO_PROMPTS.values(), answers, strict=True):
+        drawn, iou, logits = theirs.predict(
+            point_coords=np.array(prompt.points) if prompt.points else None,
+            point_labels=np.array(prompt.labels) if prompt.points else None,
+            box=np.array(prompt.box.xyxy) if prompt.box else None,
+            mask_input=None if prompt.mask is None else prompt.mask[None],
+            multimask_output=multimask,
+        )
+        order = np.argsort(-iou, kind="stable")
+        assert error(torch.from_numpy(ours.low_res_logits), torch.from_numpy(logits[order])) <= TOLERANCE, (
+            kind
+        )
+        assert error(torch.from_numpy(ours.predicted_iou), torch.from_numpy(iou[order])) <= TOLERANCE, kind
+        assert ours.masks.shape == drawn.shape == (3 if multimask else 1, 427, 611)
+        assert (ours.masks != drawn[order]).mean() <= 1e-5, kind
+        assert 0.01 < drawn.mean() < 0.99, kind
