@@ -101,6 +101,17 @@ class TestTable:
         for spec in weights.MODELS.values():
             assert spec.sha256 or spec.file.endswith(".safetensors")
 
+    def test_the_docs_table_says_the_same(self) -> None:
+        text = (Path(__file__).parent.parent / "docs" / "models.md").read_text(encoding="utf-8")
+        rows = [line for line in text.splitlines() if line.startswith("| `") and line.count("|") == 6]
+        assert rows == [
+            f"| `{spec.name}` | {spec.architecture} | {size} | {spec.licence} | {spec.summary} |"
+            for spec in weights.MODELS.values()
+            for size in [
+                "packaged" if spec.packaged else weights.format_size(spec.bytes) if spec.bytes else "unknown"
+            ]
+        ]
+
     @pytest.mark.parametrize(
         ("count", "text"),
         [(2564550879, "2.4 GB"), (1249524607, "1.2 GB"), (375042383, "358 MB"), (0, "0 MB")],
