@@ -50,7 +50,7 @@ def test_every_parameter_gets_a_gradient(name: str) -> None:
     generator = torch.Generator().manual_seed(3)
     loss = sum((out * torch.randn(out.shape, generator=generator)).sum() for out in (*clicks, *boxes))
     assert isinstance(loss, Tensor)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
 
     gradients = {name: parameter.grad for name, parameter in sam.named_parameters()}
     without = {name for name, gradient in gradients.items() if gradient is None}
