@@ -6,6 +6,7 @@ import io
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -65,7 +66,8 @@ def samcli(monkeypatch: pytest.MonkeyPatch) -> Samcli:
 
     def run(*args: object, stdin: bytes = b"", terminal: bool = False) -> Result:
         out, err = _Stream(terminal=terminal), _Stream()
-        with monkeypatch.context() as patch:
+        with monkeypatch.context() as patch, warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # as Python does outside of pytest
             patch.setattr(sys, "stdin", _Stream(stdin, terminal=terminal))
             patch.setattr(sys, "stdout", out)
             patch.setattr(sys, "stderr", err)

@@ -152,8 +152,9 @@ class _Worker:
         if path is None:
             return None
         if path.suffix != ".safetensors":
+            mask = load_mask(path)
             try:
-                return self.predictor.mask_prompt(embedding, load_mask(path))
+                return self.predictor.mask_prompt(embedding, mask)
             except SamcliError as error:
                 raise SamcliError(f"{path}: {error}") from error
         logits = load_logits(path)

@@ -19,6 +19,7 @@ from samcli.cli.automask import automask
 from samcli.cli.embed import embed
 from samcli.cli.models import app as models
 from samcli.cli.predict import predict
+from samcli.cli.train import train
 from samcli.errors import SamcliError, SamcliNote
 
 app = typer.Typer(
@@ -50,6 +51,7 @@ app.command()(predict)
 app.command()(automask)
 app.command()(embed)
 app.add_typer(models)
+app.command()(train)
 
 
 def main(args: Sequence[str] | None = None) -> int:

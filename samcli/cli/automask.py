@@ -25,7 +25,6 @@ from samcli.formats.atomic import write_bytes
 from samcli.formats.names import OutputPaths, image_id
 from samcli.formats.png import encode_jpeg, encode_png, label_map, write_masks_folder
 from samcli.formats.record import write_record
-from samcli.masks import decode_rle
 from samcli.records import ImageRecord
 
 if TYPE_CHECKING:
@@ -71,6 +70,7 @@ def automask(
         list[Picture],
         typer.Option(
             "--format",
+            metavar="png|labelmap",
             help="Also write <stem>.masks/ (a PNG for each mask, metadata.csv), or <stem>.labelmap.png.",
             show_default=False,
         ),
@@ -217,8 +217,8 @@ class _Store:
         if Picture.PNG in self.formats:
             write_masks_folder(paths.masks, record.annotations)
         if Picture.LABELMAP in self.formats:
-            bits = [decode_rle(mask.segmentation) for mask in record.annotations]
-            write_bytes(paths.labelmap, encode_png(label_map(bits, (record.height, record.width))))
+            labels = label_map([mask.segmentation for mask in record.annotations], pixels.shape[:2])
+            write_bytes(paths.labelmap, encode_png(labels))
         if self.overlay:
             from samcli.viz.overlay import overlay  # slow to import
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import samcli
 from samcli import batch, images
-from samcli.cli.report import Report, json_line, say_error, say_failures, write_stdout
+from samcli.cli.report import Report, json_line, named, say_error, say_failures, write_stdout
 from samcli.errors import SamcliError
 from samcli.formats.names import OutputPaths, check_unique, output_paths
 from samcli.formats.record import config_hash, write_error
@@ -141,12 +141,12 @@ def run_images(
     """
     tally = batch.run(report.progress(images, len(images), "image"), make_work, sink)
     if tally.failures and not tally.stopped and len(images) == 1 and images[0].path == paths[0]:
-        say_error(tally.failures[0][1])
+        say_error(named(str(paths[0]), tally.failures[0][1]))
         return 1
     say_failures((str(image.path), reason) for image, reason in tally.failures)
     failed = [{"path": str(image.path), "error": reason} for image, reason in tally.failures]
     further = "".join(f", {number} {name}" for name, number in counts().items())
-    done = f"{tally.done} of {len(images)}" if failed else str(tally.done)
+    done = str(tally.done) if tally.done == len(images) else f"{tally.done} of {len(images)}"
     report.note(f"{done} images{further} in {sink.out}" + (f"; {len(failed)} failed" if failed else ""))
     if report.json:
         summary = {"images": len(images), "done": tally.done, "failed": failed, **counts()}

@@ -17,8 +17,8 @@ OutputFolder = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", hel
 Model = Annotated[
     str | None,
     typer.Option(
-        "--model", "-m", envvar="SAMCLI_MODEL", metavar="NAME|FILE", show_default="tiny",
-        help="A name from `samcli models`, or a checkpoint file (.pth, .pt, .safetensors).",
+        "--model", "-m", envvar="SAMCLI_MODEL", metavar="NAME|FILE", show_default=False,
+        help="A name from `samcli models`, or a checkpoint (.pth, .pt, .safetensors); tiny when left out.",
     ),
 ]  # fmt: skip
 Device = Annotated[

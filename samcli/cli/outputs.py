@@ -155,8 +155,8 @@ class Outputs:
             assert done.pixels is not None
             with new_folder(paths.cutout) as folder:
                 for i, mask in enumerate(_masks(done)):
-                    picture = encode_png(cutout(done.pixels, [decode_rle(mask.segmentation)]))
-                    (folder / f"{i}.png").write_bytes(picture)
+                    picture = cutout(done.pixels, [mask.segmentation])
+                    (folder / f"{i}.png").write_bytes(encode_png(picture))
         write_record(paths.record, self._record(job, done))
         paths.error.unlink(missing_ok=True)
 
@@ -165,16 +165,16 @@ class Outputs:
         if self.where.format == "overlay":
             data = encode_png(_drawn(job, done))
         else:
-            bits = [decode_rle(mask.segmentation) for mask in _masks(done)]
+            masks = [mask.segmentation for mask in _masks(done)]
             if self.where.format == "cutout":
                 assert done.pixels is not None
-                data = encode_png(cutout(done.pixels, bits))
+                data = encode_png(cutout(done.pixels, masks))
                 if count > 1:
                     self.report.note(f"note: {count} masks in one picture: the cut-out shows their union")
             elif count == 1:
-                data = encode_png(bits[0])
+                data = encode_png(decode_rle(masks[0]))
             else:
-                data = encode_png(label_map(bits, done.size))
+                data = encode_png(label_map(masks, done.size))
                 self.report.note(
                     f"note: {count} masks in one picture: an index map, 0 background, 1 the first mask"
                 )

@@ -16,7 +16,7 @@ from samcli.cli.answers import Job, MakeWork, by_image, one_by_one
 from samcli.cli.common import ModelOptions
 from samcli.cli.outputs import Format, Outputs, check_room, target
 from samcli.cli.prompts import STDIN, Request, from_lines, from_options
-from samcli.cli.report import Report, UsageError, say_error, say_failures
+from samcli.cli.report import Report, UsageError, named, say_error, say_failures
 from samcli.errors import SamcliError
 
 PROMPTS_PER_CALL = 64  # lines of one image that are answered together
@@ -116,7 +116,8 @@ def predict(
         key=lambda job: job.image,
     )
     if prompts is None and tally.failures and not tally.stopped:
-        say_error(tally.failures[0][1])
+        job, reason = tally.failures[0]
+        say_error(named(_name(job, alone), reason))
         raise typer.Exit(1)
     outputs.close(complete=not tally.stopped)
     say_failures((_name(job, alone), reason) for job, reason in tally.failures)
@@ -126,7 +127,8 @@ def predict(
 
 
 def _name(job: Job, alone: bool) -> str:
-    return f"prompt {jsonlib.dumps(job.requests[0].id)} of {job.image}" if alone else str(job.image)
+    image = "standard input" if job.image == STDIN else str(job.image)
+    return f"prompt {jsonlib.dumps(job.requests[0].id)} of {image}" if alone else image
 
 
 def _from_file(prompts: str, image: Path | None) -> Iterable[Request]:

@@ -86,9 +86,11 @@ def from_lines(lines: Iterable[bytes], name: str, image: Path | None) -> Iterato
 
 def _request(line: bytes, number: int, image: Path | None) -> Request:
     try:
-        data = json.loads(line)
-    except ValueError as error:  # also text that is not UTF-8
-        raise SamcliError(f"not JSON ({error})") from error
+        data = json.loads(line.strip())
+    except json.JSONDecodeError as error:
+        raise SamcliError(f"not JSON: {error.msg}, column {error.colno}") from error
+    except UnicodeDecodeError as error:
+        raise SamcliError("not UTF-8 text") from error
     if not isinstance(data, dict):
         raise SamcliError('not a JSON object; write {"image": ..., "points": [[x, y]]} or the like')
     unknown = [key for key in data if key not in KEYS]

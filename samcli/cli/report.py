@@ -55,7 +55,12 @@ def say_error(line: str) -> None:
 def say_failures(failures: Iterable[tuple[str, str]]) -> None:
     """List what failed: (name, reason) each, a line each."""
     for name, reason in failures:
-        say(f"failed: {reason}" if name in reason else f"failed: {name}: {reason}")
+        say(f"failed: {named(name, reason)}")
+
+
+def named(name: str, reason: str) -> str:
+    """The reason with the name of what failed, unless it says it itself."""
+    return reason if name in reason else f"{name}: {reason}"
 
 
 def show_warning(

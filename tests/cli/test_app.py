@@ -1,0 +1,144 @@
+"""The program as a whole: help without torch, version, the reference, pipes, signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Samcli
+from PIL import Image
+
+import samcli as package
+from samcli.cli.reference import reference
+from samcli.formats.record import read_record
+
+ROOT = Path(__file__).parents[2]
+Process = Callable[..., subprocess.CompletedProcess[bytes]]
+
+WITHOUT_TORCH = """
+import sys
+from samcli.cli import main
+code = main(sys.argv[1:])
+loaded = [name for name in ("torch", "cv2", "huggingface_hub", "transformers") if name in sys.modules]
+sys.exit(f"loaded {loaded}" if loaded else code)
+"""
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--help"],
+        ["--version"],
+        ["predict", "--help"],
+        ["automask", "--help"],
+        ["train", "-h"],
+        ["models", "pull", "-h"],
+    ],
+)
+def test_help_does_not_load_torch(args: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, *args], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_completion_does_not_load_torch() -> None:
+    environment = {
+        **os.environ,
+        "_SAMCLI_COMPLETE": "complete_bash",
+        "COMP_WORDS": "samcli auto",
+        "COMP_CWORD": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH], capture_output=True, text=True, env=environment, check=False
+    )
+    assert (done.returncode, done.stdout.split(), done.stderr) == (0, ["automask"], "")
+
+
+def test_version(samcli: Samcli) -> None:
+    assert samcli("--version") == (0, f"samcli {package.__version__}\n", "")
+
+
+def test_no_arguments_show_the_help(samcli: Samcli) -> None:
+    code, out, err = samcli()
+    assert (code, out.strip(), err) == (2, samcli("--help").out.strip(), "")
+
+
+@pytest.mark.parametrize(
+    "args", [["nonsense"], ["predict", "--nonsense"], ["automask", "x.png"], ["embed", "-o", "x"]]
+)
+def test_wrong_usage_is_exit_2(samcli: Samcli, args: list[str]) -> None:
+    code, out, err = samcli(*args)
+    assert (code, out) == (2, "")
+    assert "Usage: samcli" in err
+
+
+def test_the_reference_in_docs_is_the_one_of_the_app() -> None:
+    written = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert written == reference(), "docs/cli.md is out of date: run `make docs`"
+
+
+# Pipes and signals, in processes of their own
+
+
+def test_a_pipe_in_and_a_picture_out(samcli_process: Process, photo: Path, random_tiny: Path) -> None:
+    script = 'cat photo.png | samcli predict --point 30,30 -o - -m "$MODEL" > mask.png'
+    done = samcli_process(script, MODEL=str(random_tiny))
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    mask = np.asarray(Image.open(photo.parent / "mask.png"))
+    assert (mask.shape, mask.dtype) == ((60, 90), np.uint8)
+
+
+def test_json_into_another_program(samcli_process: Process, photo: Path, random_tiny: Path) -> None:
+    reader = "import json, sys; print(json.load(sys.stdin)['masks'][0]['segmentation']['size'])"
+    script = 'samcli predict photo.png --point 30,30 --json -m "$MODEL" | "$PYTHON" -c "$READER"'
+    done = samcli_process(script, MODEL=str(random_tiny), READER=reader)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"[60, 90]\n", b"")
+
+
+def test_a_reader_that_leaves_ends_the_run_silently(
+    samcli_process: Process, photo: Path, random_tiny: Path
+) -> None:
+    line = json.dumps({"image": "photo.png", "points": [[30, 30]]})
+    (photo.parent / "prompts.jsonl").write_text(f"{line}\n" * 300)
+    script = 'samcli predict --prompts prompts.jsonl -m "$MODEL" | head -c 1; echo " ${PIPESTATUS[0]}"'
+    done = samcli_process(script, MODEL=str(random_tiny))
+    assert (done.stdout, done.stderr) == (b"{ 141\n", b"")
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_a_batch_with_whole_files(
+    tmp_path: Path, pixels: np.ndarray, random_tiny: Path, signum: signal.Signals, code: int
+) -> None:
+    (tmp_path / "photos").mkdir()
+    for i in range(200):
+        Image.fromarray(pixels).save(tmp_path / "photos" / f"{i:03}.png")
+    command = [sys.executable, "-m", "samcli", "automask", "photos", "-o", "out", "--points-per-side", "2"]
+    process = subprocess.Popen(
+        [*command, "-m", str(random_tiny)],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("out/*.json")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signum)
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, out) == (code, "")
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert 0 < len(names) < 200
+    assert names == [f"{i:03}.json" for i in range(len(names))]
+    for name in names:
+        read_record(tmp_path / "out" / name)
+    assert err.splitlines()[-1] == f"error: stopped by {signum.name}"
+    assert err.splitlines()[-2].startswith(f"{len(names)} of 200 images, ")
