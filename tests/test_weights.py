@@ -216,9 +216,16 @@ class TestDownload:
     ) -> None:
         model(monkeypatch, server.add("/demo.pth", BODY))
         cache.mkdir(parents=True)
-        (cache / "demo.pth").write_bytes(BODY[:-1] + bytes([BODY[-1] ^ 1]))
-        assert "is damaged: its sha256 is" in pull()[0]
-        assert (cache / "demo.pth").read_bytes() == BODY
+        file = cache / "demo.pth"
+        file.write_bytes(BODY)
+        pull()
+        stat = file.stat()
+        file.write_bytes(BODY[:-1] + bytes([BODY[-1] ^ 1]))
+        os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # as decay does
+        (note,) = pull()
+        assert note.startswith(f"{file} is damaged: its sha256 is ")
+        assert note.endswith(f", not the published {SHA256}; getting it anew")
+        assert file.read_bytes() == BODY
 
     def test_cut_connections_go_on_where_they_stopped(
         self, server: FileServer, monkeypatch: pytest.MonkeyPatch
@@ -521,6 +528,17 @@ class TestUnpublishedSha256:
 
 
 class TestVerify:
+    def test_a_cache_that_cannot_be_written(self, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The record only saves time where a sha256 is published; where none is, it is the point."""
+        model(monkeypatch)
+        (cache / f"demo.json.{os.getpid()}.tmp").mkdir(parents=True)  # stops root too
+        (cache / "demo.pth").write_bytes(BODY)
+        assert weights.verify("demo").against == "published"
+        model(monkeypatch, sha256=None, size=None)
+        save_file({"a": torch.zeros(1)}, cache / "demo.safetensors")
+        with pytest.raises(SamcliError, match=r"^cannot write .*demo\.json: Is a directory; "):
+            weights.verify("demo")
+
     def test_sound_and_damaged(
         self, server: FileServer, cache: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -586,6 +604,15 @@ class TestHub:
         blob.write_bytes(bytes(len(BODY)))
         assert "is damaged" in pull()[0]
         assert blob.read_bytes() == BODY
+
+    def test_a_damaged_file_of_ours_gives_way_to_the_hubs(
+        self, hub: Served, cache: Path, tmp_path: Path
+    ) -> None:
+        cache.mkdir(parents=True)
+        (cache / "demo.pth").write_bytes(bytes(len(BODY)))
+        pull()
+        assert weights.path("demo").is_relative_to(tmp_path / "hub")
+        assert weights.verify("demo").sha256 == SHA256
 
     def test_the_hubs_own_sha256_counts_where_none_is_published(
         self, hub: Served, server: FileServer, monkeypatch: pytest.MonkeyPatch

@@ -120,7 +120,10 @@ def test_verify_names_the_damage_and_the_remedy(samcli: Samcli, home: Path, demo
     )
     code, out, err = samcli("models", "pull", "demo")
     assert (code, out) == (0, f"{file}\n")
-    assert err.startswith(f"note: {file} is damaged: ")
+    assert (
+        err
+        == f"note: {file} is damaged: its sha256 is {zeros}, not the published {SHA256}; getting it anew\n"
+    )
 
 
 def test_not_installed(samcli: Samcli, home: Path) -> None:
