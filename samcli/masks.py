@@ -128,7 +128,8 @@ def remove_small_regions(
     """
     import cv2  # slow to import, and most callers of this module never come here
 
-    # The mask's surroundings do as well as the whole: so wide that they count at least min_area pixels themselves.
+    # The mask's surroundings do as well as the whole: so wide that they count at least min_area pixels
+    # themselves.
     margin = math.ceil(max(math.sqrt(min_area), min_area / min(mask.shape)))
     x, y, w, h = mask_bbox(mask)
     window = np.s_[max(y - margin, 0) : y + h + margin, max(x - margin, 0) : x + w + margin]

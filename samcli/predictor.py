@@ -40,8 +40,9 @@ MASK_PROMPT_LOGIT = 8.0  # magnitude given to a pixel that is surely inside or o
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-# Image-side activations (prompts x cells x channels) decoded together: on a CPU what its caches hold, but at least 4
-# prompts (measured: tiny is fastest with 8 to 16, a 1024-pixel Sam with 4); on a GPU SAM's own batch of 64 points.
+# Image-side activations (prompts x cells x channels) decoded together: on a CPU what its caches hold, but at
+# least 4 prompts (measured: tiny is fastest with 8 to 16, a 1024-pixel Sam with 4); on a GPU SAM's own batch
+# of 64 points.
 _CPU_ACTIVATIONS, _GPU_ACTIVATIONS = 2**19, 2**26
 
 T = TypeVar("T")

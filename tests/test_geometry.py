@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samcli.geometry import crop_boxes, point_grid, resized_size, to_model_frame
@@ -48,6 +48,7 @@ def test_crops_of_two_layers():
     assert crops[1:5] == [(0, 0, 602, 402), (0, 198, 602, 600), (398, 0, 1000, 402), (398, 198, 1000, 600)]
 
 
+@settings(deadline=None)
 @given(st.tuples(st.integers(1, 400), st.integers(1, 400)), st.integers(0, 3), st.floats(0, 1))
 def test_crops_lie_inside_and_each_layer_covers_the_image(size, n_layers, ratio):
     crops, layers = crop_boxes(size, n_layers, ratio)

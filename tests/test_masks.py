@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -24,6 +24,7 @@ from samcli.masks import (
 any_mask = arrays(bool, st.tuples(st.integers(1, 24), st.integers(1, 24)))
 
 
+@settings(deadline=None)
 @given(any_mask)
 def test_rle_round_trip(mask):
     rle = encode_rle(mask)
@@ -49,6 +50,7 @@ def test_damaged_rle_is_refused():
         decode_rle({"size": [3, 4], "counts": "7145"})
 
 
+@settings(deadline=None)
 @given(any_mask)
 def test_boxes_are_exact(mask):
     x, y, w, h = mask_bbox(mask)
@@ -99,6 +101,7 @@ def brute_force_nms(overlap, scores, threshold):
 box = st.tuples(st.integers(0, 12), st.integers(0, 12), st.integers(0, 10), st.integers(0, 10))
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(box, st.integers(0, 4)), max_size=20), st.sampled_from([0.0, 0.3, 0.5, 0.7, 1.0]))
 def test_nms_is_greedy_by_score_then_position(items, threshold):
     boxes = [(x, y, x + w, y + h) for (x, y, w, h), _ in items]
@@ -113,6 +116,7 @@ def test_nms_is_greedy_by_score_then_position(items, threshold):
     assert nms(boxes, scores, threshold).tolist() == brute_force_nms(overlap, scores, threshold)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(arrays(bool, (6, 6)), st.integers(0, 4)), max_size=12),
     st.sampled_from([0.0, 0.4, 0.9]),
@@ -149,6 +153,7 @@ def plainly_cleaned(mask, min_area, mode):
     return mask & ~np.isin(labels, small), True
 
 
+@settings(deadline=None)
 @given(
     arrays(bool, st.tuples(st.integers(1, 16), st.integers(1, 16)), elements=st.sampled_from([True, False])),
     st.tuples(st.integers(0, 20), st.integers(0, 20), st.integers(0, 20), st.integers(0, 20)),

@@ -1,8 +1,8 @@
 """Our generator against the reference's, both fed the same logits and predicted IoUs.
 
-With random weights every mask would span the image, so a world of blobs answers the prompts instead of a network:
-things with parts, holes and islands, some at the image's edge, drawn from a seed and seen by each prompt a little
-differently. Everything around the network is the real code of both sides.
+With random weights every mask would span the image, so a world of blobs answers the prompts instead of a
+network: things with parts, holes and islands, some at the image's edge, drawn from a seed and seen by each
+prompt a little differently. Everything around the network is the real code of both sides.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ class World:
     def _thing(
         self, point: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        # An eighth of a pixel tells prompts apart; the odd shift keeps grid points away from where rounding turns.
+        # An eighth of a pixel tells prompts apart; the odd shift keeps grid points away from where rounding
+        # turns.
         eighths = np.floor(point * 8 + 0.377).astype(int)
         rng = np.random.default_rng([self.seed, *eighths])
         nearest = int(np.argmin(((self.centres - point) ** 2).sum(1)))
@@ -132,7 +133,7 @@ class Stages:
 def reference_generator(
     reference: Reference, world: World, stages: Stages, monkeypatch: pytest.MonkeyPatch, **config: Any
 ) -> Any:
-    """The reference's generator with the world for a network; `stages` counts by looking over its shoulder."""
+    """The reference's generator with the world for a network; `stages` counts what it does."""
     module = reference.sam.automatic_mask_generator
     crops = sum(4**layer for layer in range(config["crop_n_layers"] + 1))
     threshold = config["pred_iou_thresh"]
