@@ -1,9 +1,8 @@
-"""Everything in an image: prompts on a grid, also on crops, and what remains after filtering (SAM, appendix
-B).
+"""Everything in an image: points on a grid, also on crops, and what remains after filters.
 
-The stages and their order are those of the reference's SamAutomaticMaskGenerator. Heavy work is put off until
-it is needed: masks are scaled up only after the predicted-IoU filter, only within their own surroundings, one
-at a time, and are encoded only after the duplicates are gone.
+After SAM's appendix B. The stages and their order are those of the reference's SamAutomaticMaskGenerator.
+Heavy work is put off until it is needed: masks are scaled up only after the predicted-IoU filter, only within
+their own surroundings, one at a time, and are encoded only after the duplicates are gone.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from samcli.errors import SamcliError
 from samcli.geometry import crop_boxes, point_grid
 from samcli.masks import (
+    MASK_THRESHOLD,
     decode_rle,
     encode_rle,
     mask_bbox,
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from samcli.predictor import Embedding, Predictor, Upscaling
     from samcli.weights import ModelSpec
 
-MASK_THRESHOLD = 0.0  # logits above it belong to the mask
 EDGE_TOLERANCE = 20  # pixels; a mask whose box comes this close to an inner crop edge was probably cut off
 
 XYXY = tuple[int, int, int, int]
@@ -45,8 +44,7 @@ XYXY = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class AutomaskConfig:
-    """How to look for masks; what is None is the model's own default, else the reference's
-    (`AutomaskSettings`).
+    """How to look for masks. None means the model's own default, else the reference's (`AutomaskSettings`).
 
     points_per_side: the grid on the whole image is points_per_side x points_per_side points.
     points_per_batch: points whose low-res logits are held at once.
@@ -61,8 +59,8 @@ class AutomaskConfig:
     min_mask_region_area: holes and islands of fewer pixels are filled and dropped; a value below 1 is a share
         of the image's area.
     max_mask_area: masks of a larger share of the image are dropped; 1 keeps all.
-    mask_nms_thresh: exact mask IoU above which, at the end, the mask of lower predicted IoU is a duplicate; 1
-    keeps all.
+    mask_nms_thresh: mask IoU above which, at the end, the mask of lower predicted IoU is a duplicate; 1
+        keeps all.
     """
 
     points_per_side: int | None = None
@@ -179,20 +177,16 @@ def generate(
     for crop, layer in zip(crops, layers, strict=True):
         x0, y0, x1, y1 = crop
         seen = embedding if layer == 0 and embedding else predictor.embed(image[y0:y1, x0:x1])
-        points_per_side = max(
-            1, int(settings.points_per_side / settings.crop_n_points_downscale_factor**layer)
-        )
-        found += _look(predictor, seen, crop, (height, width), points_per_side, settings)
+        n = max(1, int(settings.points_per_side / settings.crop_n_points_downscale_factor**layer))
+        found += _look(predictor, seen, crop, (height, width), n, settings)
     if len(crops) > 1:
         smallness = [1 / ((x1 - x0) * (y1 - y0)) for x0, y0, x1, y1 in (mask.crop for mask in found)]
         found = _kept(found, smallness, settings.crop_nms_thresh)
     if settings.min_mask_region_area > 0:
         found = _without_small_regions(found, height * width, settings)
     if settings.mask_nms_thresh < 1:
-        unique = mask_nms(
-            [mask.rle for mask in found], [mask.iou for mask in found], settings.mask_nms_thresh
-        )
-        found = [found[i] for i in sorted(unique)]
+        rles, scores = [mask.rle for mask in found], [mask.iou for mask in found]
+        found = [found[i] for i in sorted(mask_nms(rles, scores, settings.mask_nms_thresh))]
     return tuple(_record(mask, number) for number, mask in enumerate(found, start=1))
 
 

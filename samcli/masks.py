@@ -20,6 +20,8 @@ from samcli.records import RLE
 if TYPE_CHECKING:
     from torch import Tensor
 
+MASK_THRESHOLD = 0.0  # logits above it belong to the mask
+
 
 def encode_rle(mask: NDArray[np.bool_]) -> RLE:
     """Encode a (H, W) mask as compressed COCO RLE."""

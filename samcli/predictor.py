@@ -1,5 +1,4 @@
-"""Images become embeddings, embeddings and prompts become masks: `load`, `Predictor`, `Embedding`,
-`Prediction`.
+"""Images become embeddings; embeddings and prompts become masks.
 
 Preprocessing and upscaling follow the reference (Kirillov et al., "Segment Anything", and its published
 code): the long side is resized with Pillow (bilinear, antialiased) on uint8, values are normalised, then
@@ -28,13 +27,12 @@ from torch import Tensor
 from samcli.errors import SamcliError, SamcliNote
 from samcli.formats.atomic import write_bytes
 from samcli.geometry import resized_size, to_model_frame
-from samcli.masks import encode_rle, mask_bbox, mask_to_box, stability_score
+from samcli.masks import MASK_THRESHOLD, encode_rle, mask_bbox, mask_to_box, stability_score
 from samcli.models.prompt_encoder import BOTTOM_RIGHT, PADDING, TOP_LEFT
 from samcli.models.sam import ImageFeatures, Sam
 from samcli.records import MaskRecord, Prompt
-from samcli.weights import ModelSpec, load_sam
+from samcli.weights import DEFAULT_MODEL, ModelSpec, load_sam
 
-MASK_THRESHOLD = 0.0  # logits above it belong to the mask
 STABILITY_OFFSET = 1.0  # logits; what `Prediction.stability_score` is measured with
 MASK_PROMPT_LOGIT = 8.0  # magnitude given to a pixel that is surely inside or outside of a binary mask prompt
 
@@ -169,8 +167,7 @@ class _Axis:
         self.matrix = matrix.to(device)
         used = matrix.numpy() > 0
         self._first_low, self._stop_low = used.argmax(1), low - used[:, ::-1].argmax(1)
-        # Cells may go unused, in the padding or when shrinking: their outputs are those of the cells beyond
-        # them.
+        # Cells in the padding, or skipped when shrinking, have no outputs: their neighbours' bounds hold.
         first = np.where(used.any(0), used.argmax(0), size)
         stop = np.where(used.any(0), size - used[::-1].argmax(0), 0)
         self._first = np.minimum.accumulate(first[::-1])[::-1]
@@ -406,7 +403,11 @@ class Predictor:
 
 
 def load(
-    model: str | Path = "tiny", *, device: str = "auto", dtype: str = "fp32", threads: int | None = None
+    model: str | Path = DEFAULT_MODEL,
+    *,
+    device: str = "auto",
+    dtype: str = "fp32",
+    threads: int | None = None,
 ) -> Predictor:
     """Load a model by its name (see `samcli models`) or from a checkpoint file.
 
@@ -424,7 +425,7 @@ def load(
         if threads < 1:
             raise SamcliError(f"threads is {threads}; give at least 1")
         torch.set_num_threads(threads)
-    sam, spec, sha256 = load_sam(str(model))
+    sam, spec, sha256 = load_sam(model)
     return Predictor(sam, spec, sha256, device=place, dtype=DTYPES[dtype])
 
 
@@ -560,9 +561,7 @@ def _in_groups(run: Callable[[int, int], T], count: int, size: int, what: str) -
         else:
             start = stop
             continue
-        if (
-            torch.cuda.is_available()
-        ):  # outside of the handler, whose traceback holds on to the failed tensors
+        if torch.cuda.is_available():  # not in the handler, where the traceback holds on to tensors
             torch.cuda.empty_cache()
     if size < first_size:
         warnings.warn(f"out of memory: went on with {size} {what} at a time", SamcliNote, stacklevel=3)
