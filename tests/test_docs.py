@@ -1,0 +1,73 @@
+"""What the documents show works: Python blocks, and the commands of README and guide."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from samcli import weights
+
+ROOT = Path(__file__).parents[1]
+
+
+def blocks(document: str, language: str) -> list[str]:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/python-api.md"])
+def test_python_blocks_run(
+    document: str,
+    pixels: np.ndarray,
+    random_tiny: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(weights, "find", lambda spec: random_tiny)
+    Image.fromarray(pixels).resize((200, 150)).save("photo.jpg")
+    code = blocks(document, "python")
+    assert code
+    exec(compile("\n".join(code), document, "exec"), {"__name__": "__main__"})
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("jq") is None, reason="the commands pipe into jq")
+@pytest.mark.parametrize("document", ["README.md", "docs/guide.md"])
+def test_commands_run(document: str, tmp_path: Path) -> None:
+    """The `sh` blocks in turn, in one folder with photo.jpg and photos/, up to the first failing command."""
+    shutil.copytree(ROOT / "examples", tmp_path / "photos")
+    shutil.copy(ROOT / "examples" / "coffee.jpg", tmp_path / "photo.jpg")
+    script = blocks(document, "sh")
+    assert script
+    programs = str(Path(sys.executable).parent)
+    done = subprocess.run(
+        ["bash", "-euxo", "pipefail", "-c", "\n".join(script)],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def links(document: Path) -> list[str]:
+    return re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    "document", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda p: p.name
+)
+def test_links_lead_somewhere(document: Path) -> None:
+    missing = [link for link in links(document) if not (document.parent / link).exists()]
+    assert not missing
