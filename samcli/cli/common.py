@@ -147,7 +147,8 @@ def run_images(
     failed = [{"path": str(image.path), "error": reason} for image, reason in tally.failures]
     further = "".join(f", {number} {name}" for name, number in counts().items())
     done = str(tally.done) if tally.done == len(images) else f"{tally.done} of {len(images)}"
-    report.note(f"{done} images{further} in {sink.out}" + (f"; {len(failed)} failed" if failed else ""))
+    noun = "image" if len(images) == 1 else "images"
+    report.note(f"{done} {noun}{further} in {sink.out}" + (f"; {len(failed)} failed" if failed else ""))
     if report.json:
         summary = {"images": len(images), "done": tally.done, "failed": failed, **counts()}
         write_stdout(json_line({**summary, "output": str(sink.out)}))

@@ -11,7 +11,7 @@ from typing import Any, NoReturn, TextIO, TypeVar
 
 from tqdm import tqdm
 
-from samcli.errors import SamcliError, SamcliNote
+from samcli.errors import DiskFullError, SamcliError, SamcliNote
 
 Item = TypeVar("Item")
 
@@ -90,6 +90,8 @@ def write_stdout(data: bytes) -> None:
         sys.stdout.buffer.flush()
     except BrokenPipeError:
         hang_up()
+    except OSError as error:
+        raise DiskFullError(f"cannot write to standard output: {error.strerror}") from error
 
 
 def hang_up() -> NoReturn:

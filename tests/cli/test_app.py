@@ -142,3 +142,14 @@ def test_a_signal_ends_a_batch_with_whole_files(
         read_record(tmp_path / "out" / name)
     assert err.splitlines()[-1] == f"error: stopped by {signum.name}"
     assert err.splitlines()[-2].startswith(f"{len(names)} of 200 images, ")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_behind_standard_output_is_said(
+    samcli_process: Process, photo: Path, random_tiny: Path
+) -> None:
+    done = samcli_process(
+        'samcli predict photo.png --point 30,30 -m "$MODEL" > /dev/full', MODEL=str(random_tiny)
+    )
+    line = b"error: cannot write to standard output: No space left on device\n"
+    assert (done.returncode, done.stderr) == (1, line)

@@ -349,7 +349,7 @@ def test_saved_embeddings_give_the_same_masks(predict: Samcli, samcli: Samcli, r
     fresh = answers(predict("photo.png", "--point", "30,30"))
     line = "emb/photo.safetensors does not exist; write it with: samcli embed photo.png -o emb"
     assert predict("photo.png", "--point", "30,30", "--embeddings", "emb") == (1, "", f"error: {line}\n")
-    assert samcli("embed", "photo.png", "-o", "emb", "-m", random_tiny) == (0, "", "1 images in emb\n")
+    assert samcli("embed", "photo.png", "-o", "emb", "-m", random_tiny) == (0, "", "1 image in emb\n")
     assert answers(predict("photo.png", "--point", "30,30", "--embeddings", "emb")) == fresh
     cut = predict("photo.png", "--point", "30,30", "--embeddings", "emb", "-o", "-", "--format", "cutout")
     assert picture(cut.raw).shape == (60, 90, 4)
