@@ -29,6 +29,9 @@ from samcli.records import RLE
 
 TARGETS = 3  # known answers kept per prompt: one for each ambiguity token
 LOGIT_STRIDE = 4
+MAX_CHANNELS = 128  # that OpenCV 5 resizes at once
+MAX_DRAWS = 100  # of scenes without a usable mask, before a sample is given up
+MIN_POLYGON = 6  # numbers: three corners
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Batch(NamedTuple):
     images: (B, 3, S, S) uint8 RGB. valid: (B, 2) int64, (height, width) of the unpadded part.
     coords: (N, 2, 2) float32 (x, y) model pixels. labels: (N, 2) int64 as in `PromptEncoder`: a click and its
     padding, or two box corners. targets: (N, TARGETS, S/4, S/4) uint8 known answers, the wanted one first.
-    known: (N, TARGETS) bool; all False for a click where nothing is known.
+    known: (N, TARGETS) bool; all False for a click where nothing is known. A known target is not empty.
     """
 
     images: Tensor
@@ -73,7 +76,8 @@ def read_pack(folder: Path, *, regions: Path | None = None) -> list[Photo]:
     """Read `annotations.json` (and `stuff.json` when there) of a COCO-format folder with `images/`.
 
     regions: a COCO-format file of region masks with `score`, as `samcli.train.recipe` writes it.
-    Masks may be run-length encoded or polygons. Raises SamcliError for a missing or malformed file.
+    Masks may be run-length encoded or polygons; an annotation without any polygon is left out. Raises
+    SamcliError for a missing or malformed file.
     """
     photos: dict[int, tuple[Path, list[RLE], list[RLE], list[float]]] = {}
     sizes: dict[int, tuple[int, int]] = {}
@@ -91,6 +95,8 @@ def read_pack(folder: Path, *, regions: Path | None = None) -> list[Photo]:
                     continue
                 _, objects, parts, strengths = photos[annotation["image_id"]]
                 rle = _compressed(annotation["segmentation"], sizes[annotation["image_id"]])
+                if rle is None:
+                    continue
                 if file == regions:
                     parts.append(rle)
                     strengths.append(float(annotation["score"]))
@@ -105,10 +111,14 @@ def read_pack(folder: Path, *, regions: Path | None = None) -> list[Photo]:
     ]
 
 
-def _compressed(segmentation: Any, size: tuple[int, int]) -> RLE:
-    """COCO's three ways to write a mask, as compressed run-length encoding."""
+def _compressed(segmentation: Any, size: tuple[int, int]) -> RLE | None:
+    """COCO's three ways to write a mask, as compressed run-length encoding; None for no polygon at all."""
     if isinstance(segmentation, dict) and isinstance(segmentation["counts"], str):
         return {"size": segmentation["size"], "counts": segmentation["counts"]}
+    if isinstance(segmentation, list):
+        segmentation = [polygon for polygon in segmentation if len(polygon) >= MIN_POLYGON]
+        if not segmentation:
+            return None
     coded = mask_api.frPyObjects(segmentation, *size)
     merged = mask_api.merge(coded) if isinstance(coded, list) else coded
     return {"size": list(merged["size"]), "counts": merged["counts"].decode()}
@@ -128,24 +138,26 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def unpack(data: Path, into: Path) -> list[Path]:
-    """The pack folders in `data`; tar files there are extracted under `into` first. Raises SamcliError if
-    none.
+    """The pack folders in `data` by name; tar files there are extracted under `into` first.
+
+    A folder in `data` stands for the tar file, or the extracted folder, of the same name. Raises SamcliError
+    when there is none.
     """
     for archive in sorted(data.glob("*.tar")):
         done = into / f".{archive.stem}.done"
-        if not done.exists():
+        if not done.exists() and not (data / archive.stem / "annotations.json").exists():
             into.mkdir(parents=True, exist_ok=True)
             with tarfile.open(archive) as tar:
                 tar.extractall(into, filter="data")
             done.touch()
-    folders = sorted(
-        p.parent for root in (data, into) if root.is_dir() for p in root.glob("*/annotations.json")
-    )
+    folders = {
+        file.parent.name: file.parent for root in (into, data) for file in root.glob("*/annotations.json")
+    }
     if not folders:
         raise SamcliError(
             f"{data} holds no training data; expected folders (or tar files) with annotations.json"
         )
-    return folders
+    return [folders[name] for name in sorted(folders)]
 
 
 @dataclass(frozen=True)
@@ -165,10 +177,16 @@ class SampleConfig:
 
 
 class PromptDataset(Dataset[Batch]):
-    """`length` single-image batches; sample i depends on (seed, i) alone."""
+    """`length` single-image batches; sample i depends on (seed, i) alone.
+
+    Raises SamcliError when the packs hold no masks, or none that survives scaling and cropping.
+    """
 
     def __init__(self, packs: Sequence[Pack], config: SampleConfig, *, seed: int, length: int) -> None:
         self.packs = [p for p in packs if p.photos]
+        if not self.packs:
+            names = ", ".join(p.name for p in packs)
+            raise SamcliError(f"the training data ({names}) holds no annotated masks; add some to it")
         self.cutouts = [
             photo for p in self.packs if p.cutouts for photo in p.photos if len(photo.objects) == 1
         ]
@@ -181,7 +199,7 @@ class PromptDataset(Dataset[Batch]):
 
     def __getitem__(self, index: int) -> Batch:
         rng = np.random.default_rng((self.seed, index))
-        while True:  # a crop may lose every mask: draw again
+        for _ in range(MAX_DRAWS):  # a crop may lose every mask: draw again
             pack = self.packs[rng.choice(len(self.packs), p=self.weights)]
             scene = _scene(pack.photos[int(rng.integers(len(pack.photos)))], self.config, rng)
             if self.cutouts and rng.random() < self.config.paste_share:
@@ -190,6 +208,10 @@ class PromptDataset(Dataset[Batch]):
             scene.drop_small()
             if scene.masks.shape[-1]:
                 return _prompts(scene, self.config, rng)
+        raise SamcliError(
+            f"no usable mask in {MAX_DRAWS} samples of the training data "
+            f"({', '.join(p.name for p in self.packs)}); its masks are empty, tiny or cover whole photos"
+        )
 
 
 @dataclass
@@ -243,13 +265,22 @@ def _scene(photo: Photo, config: SampleConfig, rng: np.random.Generator) -> _Sce
     scale = config.side * zoom / max(height, width)
     size = (max(16, round(width * scale * stretch)), max(16, round(height * scale / stretch)))
     image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
-    resized = cv2.resize(masks, size, interpolation=cv2.INTER_NEAREST)
-    masks = np.asarray(resized, np.uint8).reshape(size[1], size[0], -1)
+    masks = _resize_masks(masks, size)
     if max(size) > config.side:
         image, masks = _crop(image, masks, config.side, rng)
     if rng.random() < 0.5:
         image, masks = image[:, ::-1], masks[:, ::-1]
     return _Scene(_recolour(image, rng), np.ascontiguousarray(masks), is_object, weight, config.side)
+
+
+def _resize_masks(masks: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """masks: (H, W, K), K at least 1. size: (width, height), as OpenCV has it. Nearest neighbour."""
+    parts = []
+    for first in range(0, masks.shape[-1], MAX_CHANNELS):
+        part = np.ascontiguousarray(masks[..., first : first + MAX_CHANNELS])
+        resized = cv2.resize(part, size, interpolation=cv2.INTER_NEAREST)
+        parts.append(np.asarray(resized, np.uint8).reshape(size[1], size[0], -1))
+    return np.concatenate(parts, -1)
 
 
 def _crop(
@@ -358,7 +389,7 @@ def _prompts(scene: _Scene, config: SampleConfig, rng: np.random.Generator) -> B
         torch.from_numpy(coords),
         torch.from_numpy(labels),
         torch.from_numpy(targets),
-        torch.from_numpy(chosen >= 0),
+        torch.from_numpy((chosen >= 0) & targets.any((2, 3))),  # a thin mask may have no cell
     )
 
 
