@@ -102,6 +102,7 @@ class _Worker:
         self.asked = asked
         self.predictor = predictor
         self.seen: tuple[Path, _Seen] | None = None
+        self.stdin: bytes | None = None
 
     def work(self, jobs: list[Job]) -> list[Answered]:
         """Answer jobs of one image."""
@@ -119,7 +120,7 @@ class _Worker:
             return self.seen[1]
         image = located(path, self.asked.root)
         name = "standard input" if path == STDIN else str(path)
-        data = sys.stdin.buffer.read() if path == STDIN else read(path)
+        data = self._read(path)
         source = input_file(data, image.relative)
         pixels = None
         if self.asked.pixels or not self.asked.embeddings:
@@ -134,6 +135,14 @@ class _Worker:
         seen = _Seen(image, source, pixels if self.asked.pixels else None, embedding)
         self.seen = (path, seen)
         return seen
+
+    def _read(self, path: Path) -> bytes:
+        """The file; standard input is read once and kept, for another try and for later prompts."""
+        if path != STDIN:
+            return read(path)
+        if self.stdin is None:
+            self.stdin = sys.stdin.buffer.read()
+        return self.stdin
 
     def _answers(self, requests: list[Request], seen: _Seen) -> Iterator[Answer]:
         height, width = seen.embedding.original_size

@@ -207,13 +207,15 @@ def print_table(lines: list[dict[str, Any]]) -> None:
     """Answers for people: a row for each mask."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     several = len({line["image"] for line in lines}) > 1
     table = Table(
         "prompt", *(["image"] if several else []), "predicted IoU", "stability", "pixels", "x, y, w, h"
     )
     for line in lines:
-        name = [str(line["id"]), *([line["image"]] if several else [])]
+        # Text, for names may look like Rich's markup
+        name = [Text(str(line["id"])), *([Text(line["image"])] if several else [])]
         for mask in line.get("masks", []):
             table.add_row(
                 *name,

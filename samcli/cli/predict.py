@@ -19,6 +19,7 @@ from samcli.cli.prompts import STDIN, Request, from_lines, from_options
 from samcli.cli.report import Report, UsageError, named, say_error, say_failures
 from samcli.errors import SamcliError
 
+TERMINAL = "standard input is a terminal; name a file, or pipe one in"
 PROMPTS_PER_CALL = 64  # lines of one image that are answered together
 
 
@@ -91,7 +92,7 @@ def predict(
     report = Report(quiet=quiet, json=json)
     where = target(output, format_, json=json, terminal=sys.stdout.isatty())
     if sys.stdin.isatty() and (prompts == "-" or image == STDIN or not (image or prompts)):
-        raise UsageError("standard input is a terminal; name a file, or pipe one in")
+        raise UsageError(TERMINAL)
     if prompts is None:
         requests: Iterable[Request] = from_options(image or STDIN, point, box, mask)
     elif point or box or mask or logits:
@@ -136,9 +137,12 @@ def _from_file(prompts: str, image: Path | None) -> Iterable[Request]:
     if prompts == "-":
         if image == STDIN:
             raise UsageError("the image and the prompts cannot both be standard input")
-        return from_lines(sys.stdin.buffer, "standard input", image)
+        return from_lines(sys.stdin.buffer, "standard input", image, piped=True)
     try:
         with Path(prompts).open("rb") as file:
-            return list(from_lines(file, prompts, image))
+            requests = list(from_lines(file, prompts, image))
     except OSError as error:
         raise SamcliError(f"{prompts} cannot be read: {error.strerror}; check the path") from error
+    if sys.stdin.isatty() and any(request.image == STDIN for request in requests):
+        raise UsageError(TERMINAL)
+    return requests

@@ -18,6 +18,7 @@ from samcli.records import Box, Prompt
 
 STDIN = Path("-")
 KEYS = ("id", "image", "points", "labels", "box", "mask")
+ID_DEPTH = 32  # lists and objects within an id; JSON's writer has a limit that depends on Python
 
 
 @dataclass(frozen=True)
@@ -70,18 +71,24 @@ def from_options(
     ]
 
 
-def from_lines(lines: Iterable[bytes], name: str, image: Path | None) -> Iterator[Request]:
+def from_lines(
+    lines: Iterable[bytes], name: str, image: Path | None, *, piped: bool = False
+) -> Iterator[Request]:
     """The prompts of JSON Lines, one for each line that is not blank.
 
-    name: of the file, for errors. image: for lines that name none. Raises SamcliError with the line's number.
+    name: of the file, for errors. image: for lines that name none. piped: the lines are standard input, which
+    then is no image. Raises SamcliError with the line's number.
     """
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            yield _request(line, number, image)
+            request = _request(line, number, image)
+            if piped and request.image == STDIN:
+                raise SamcliError("the image and the prompts cannot both be standard input")
         except SamcliError as error:
             raise SamcliError(f"line {number} of {name}: {error}") from error
+        yield request
 
 
 def _request(line: bytes, number: int, image: Path | None) -> Request:
@@ -91,12 +98,18 @@ def _request(line: bytes, number: int, image: Path | None) -> Request:
         raise SamcliError(f"not JSON: {error.msg}, column {error.colno}") from error
     except UnicodeDecodeError as error:
         raise SamcliError("not UTF-8 text") from error
+    except ValueError as error:  # Python's limit on the digits of an integer
+        raise SamcliError("a number has too many digits") from error
+    except RecursionError as error:
+        raise SamcliError("lists or objects are nested too deeply") from error
     if not isinstance(data, dict):
         raise SamcliError('not a JSON object; write {"image": ..., "points": [[x, y]]} or the like')
     unknown = [key for key in data if key not in KEYS]
     if unknown:
         raise SamcliError(f"unknown key {unknown[0]!r}; known: {', '.join(KEYS)}")
     data = {key: value for key, value in data.items() if value is not None or key == "id"}
+    if not _is_writable(data.get("id"), ID_DEPTH):
+        raise SamcliError(f"id must hold finite numbers only, and be nested at most {ID_DEPTH} deep")
     named = _path(data, "image") or image
     if named is None:
         raise SamcliError('no image; name one as "image", or for all lines on the command line')
@@ -107,14 +120,17 @@ def _request(line: bytes, number: int, image: Path | None) -> Request:
         raise SamcliError("labels must be [1, 0, ...]")
     if box is not None and not _is_numbers(box, 4):
         raise SamcliError("box must be [x0, y0, x1, y1]")
-    return Request(
-        data.get("id", number),
-        named,
-        tuple((x, y) for x, y in points),
-        None if labels is None else tuple(labels),
-        Box(*box) if box is not None else None,
-        _path(data, "mask"),
-    )
+    try:
+        return Request(
+            data.get("id", number),
+            named,
+            tuple((x, y) for x, y in points),
+            None if labels is None else tuple(labels),
+            Box(*box) if box is not None else None,
+            _path(data, "mask"),
+        )
+    except OverflowError as error:  # an integer beyond the range of floats
+        raise SamcliError("a coordinate is too large") from error
 
 
 def _path(data: dict[str, Any], key: str) -> Path | None:
@@ -126,6 +142,14 @@ def _path(data: dict[str, Any], key: str) -> Path | None:
 
 def _is_numbers(value: Any, count: int) -> bool:
     return isinstance(value, list) and len(value) == count and all(type(v) in (int, float) for v in value)
+
+
+def _is_writable(value: Any, depth: int) -> bool:
+    """What JSON read can be written as JSON again."""
+    if isinstance(value, (list, dict)):
+        members = value.values() if isinstance(value, dict) else value
+        return depth > 0 and all(_is_writable(member, depth - 1) for member in members)
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _split(text: str, option: str, form: str, least: int, most: int) -> list[float]:

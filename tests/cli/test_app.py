@@ -153,3 +153,19 @@ def test_a_full_disk_behind_standard_output_is_said(
     )
     line = b"error: cannot write to standard output: No space left on device\n"
     assert (done.returncode, done.stderr) == (1, line)
+
+
+@pytest.mark.parametrize("module", ["samcli.cli", "samcli.cli.app", "typer"])
+def test_an_interrupt_while_modules_load_is_silent(module: str) -> None:
+    script = f"""
+import sys
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Finder())
+from samcli.__main__ import run
+sys.exit(run())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")

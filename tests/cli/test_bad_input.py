@@ -246,10 +246,21 @@ LINES = [
     ('{"points": [[1, 2]]}', 'no image; name one as "image", or for all lines on the command line'),
     ("[1, 2]", 'not a JSON object; write {"image": ..., "points": [[x, y]]} or the like'),
     ("{", "not JSON: Expecting property name enclosed in double quotes, column 2"),
+    (f'{{"image": "photo.png", "points": [[1{400 * "0"}, 2]]}}', "a coordinate is too large"),
+    (f'{{"image": "photo.png", "box": [0, 0, 1{400 * "0"}, 2]}}', "a coordinate is too large"),
+    (f'{{"image": "photo.png", "points": [[1{5000 * "0"}, 2]]}}', "a number has too many digits"),
+    (100_000 * "[", "lists or objects are nested too deeply"),
+    *(
+        (
+            f'{{"id": {id_}, "image": "photo.png", "points": [[1, 2]]}}',
+            "id must hold finite numbers only, and be nested at most 32 deep",
+        )
+        for id_ in ("NaN", "[-Infinity]", '{"a": 1e400}', 33 * "[" + 33 * "]")
+    ),
 ]
 
 
-@pytest.mark.parametrize(("text", "line"), LINES, ids=[line for _, line in LINES])
+@pytest.mark.parametrize(("text", "line"), LINES, ids=[line[:60] for _, line in LINES])
 def test_a_bad_line_is_named_by_its_number_before_any_work(
     samcli: Samcli, photo: Path, monkeypatch: pytest.MonkeyPatch, text: str, line: str
 ) -> None:

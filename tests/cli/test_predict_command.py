@@ -106,11 +106,37 @@ def test_nothing_on_standard_input(predict: Samcli) -> None:
     assert predict("--prompts", "-") == (0, "", "")
 
 
+def test_standard_input_is_read_once(predict: Samcli, photo: Path) -> None:
+    other, piped = '{"image": "photo.png", "points": [[3, 3]]}', '{"image": "-", "points": [[30, 30]]}'
+    Path("p.jsonl").write_text(f"{piped}\n{piped}\n{other}\n{piped}\n")
+    lines = answers(predict("--prompts", "p.jsonl", stdin=photo.read_bytes()))
+    assert lines[0]["masks"] == lines[1]["masks"]
+    assert lines[3]["masks"][0]["bbox"] == lines[0]["masks"][0]["bbox"]
+    code, _, err = predict("--prompts", "p.jsonl", stdin=b"junk")
+    reason = "standard input is not an image that samcli reads; convert it to"
+    assert (code, err.count(reason)) == (3, 3)
+    line = "error: standard input is a terminal; name a file, or pipe one in\n"
+    assert predict("--prompts", "p.jsonl", terminal=True) == (2, "", line)
+
+
 def test_a_terminal_gets_a_table_unless_json(predict: Samcli) -> None:
     code, out, err = predict("photo.png", "--box", "10,10,50,50", "--point", "30,30", terminal=True)
     assert (code, err) == (0, "")
     assert "predicted IoU" in out
     assert len(answers(predict("photo.png", "--point", "30,30", "--json", terminal=True))) == 1
+
+
+def test_a_table_shows_names_as_they_are(predict: Samcli, photo: Path) -> None:
+    Path("[b]").mkdir()
+    Path("[b]/x.png").write_bytes(photo.read_bytes())
+    Path("p.jsonl").write_text(
+        '{"id": "[/x]", "image": "photo.png", "points": [[3, 3]]}\n'
+        '{"image": "[b]/x.png", "points": [[3, 3]]}\n'
+    )
+    code, out, err = predict("--prompts", "p.jsonl", terminal=True)
+    assert (code, err) == (0, "")
+    assert "[/x]" in out
+    assert "[b]/x.png" in out
 
 
 # Outputs
@@ -338,6 +364,8 @@ def test_prompts_stand_alone(predict: Samcli, args: list[str], line: str) -> Non
 def test_image_and_prompts_cannot_share_standard_input(predict: Samcli) -> None:
     line = "the image and the prompts cannot both be standard input"
     assert predict("-", "--prompts", "-") == (2, "", f"error: {line}\n")
+    text = b'{"image": "-", "points": [[1, 1]]}\n'
+    assert predict("--prompts", "-", stdin=text) == (1, "", f"error: line 1 of standard input: {line}\n")
     line = "gone.jsonl cannot be read: No such file or directory; check the path"
     assert predict("--prompts", "gone.jsonl") == (1, "", f"error: {line}\n")
 
