@@ -33,7 +33,9 @@ from samcli.models.sam import ImageFeatures, Sam
 from samcli.records import MaskRecord, Prompt
 from samcli.weights import DEFAULT_MODEL, ModelSpec, load_sam
 
-STABILITY_OFFSET = 1.0  # logits; what `Prediction.stability_score` is measured with
+STABILITY_OFFSET = (
+    1.0  # logits; what `Prediction.stability_score` is measured with, unless the spec says else
+)
 MASK_PROMPT_LOGIT = 8.0  # magnitude given to a pixel that is surely inside or outside of a binary mask prompt
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -207,6 +209,7 @@ class Predictor:
         budget = _CPU_ACTIVATIONS if self.device.type == "cpu" else _GPU_ACTIVATIONS
         self.prompts_per_call = max(4, budget // (cells * prompts.embed_dim))
         self.images_per_call = 8
+        self.stability_offset = float(spec.automask.get("stability_score_offset", STABILITY_OFFSET))
 
     def embed(self, image: NDArray[np.uint8], *, image_sha256: str | None = None) -> Embedding:
         """Encode one image, (H, W, 3) uint8 RGB. image_sha256: of its file's bytes. Raises SamcliError."""
@@ -285,7 +288,7 @@ class Predictor:
             coords, labels, masks = self._tokens([prompts[i] for i in members])
             logits, iou = self.decode(embedding, coords, labels, masks, multimask=many)
             for index, low, score in zip(members, logits, iou, strict=True):
-                answers[index] = _finish(prompts[index], low, score, upscaling)
+                answers[index] = _finish(prompts[index], low, score, upscaling, self.stability_offset)
         return [answers[index] for index in range(len(prompts))]
 
     @torch.inference_mode()
@@ -458,6 +461,7 @@ def save_embedding(embedding: Embedding, path: Path) -> None:
         "image_sha256": embedding.image_sha256,
         "original_size": ",".join(map(str, embedding.original_size)),
         "input_size": ",".join(map(str, embedding.input_size)),
+        "dtype": _dtype_name(embedding.features.dtype),
     }
     write_bytes(path, save({name: t.cpu().contiguous() for name, t in tensors.items()}, metadata))
 
@@ -465,10 +469,10 @@ def save_embedding(embedding: Embedding, path: Path) -> None:
 def load_embedding(
     path: Path, predictor: Predictor | None = None, *, image_sha256: str | None = None
 ) -> Embedding:
-    """Read what `save_embedding` wrote, onto the predictor's device and in its dtype when one is given.
+    """Read what `save_embedding` wrote, onto the predictor's device when one is given.
 
-    Raises SamcliError when the file is no embedding, when it is of other weights than the predictor's, or
-    when image_sha256 is given and it is of another image.
+    Raises SamcliError when the file is no embedding, when it is of other weights or another dtype than the
+    predictor's, or when image_sha256 is given and it is of another image.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -499,11 +503,20 @@ def load_embedding(
             f"{path} was made by {embedding.model} with other weights than {predictor.spec.name}'s; "
             f"run samcli embed again, or name the model it was made with"
         )
+    if features.dtype != predictor.dtype:
+        raise SamcliError(
+            f"{path} was computed in {_dtype_name(features.dtype)}, but the model runs in "
+            f"{_dtype_name(predictor.dtype)}; run samcli embed again, or give the dtype it was made with"
+        )
     return replace(
         embedding,
-        features=features.to(predictor.device, predictor.dtype),
-        high_res=tuple(tensor.to(predictor.device, predictor.dtype) for tensor in high_res),
+        features=features.to(predictor.device),
+        high_res=tuple(tensor.to(predictor.device) for tensor in high_res),
     )
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
+    return next((name for name, known in DTYPES.items() if known == dtype), str(dtype))
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -525,16 +538,16 @@ def _moved(sam: Sam, device: torch.device, dtype: torch.dtype) -> Sam:
     return sam
 
 
-def _finish(prompt: Prompt, logits: Tensor, iou: Tensor, upscaling: Upscaling) -> Prediction:
+def _finish(prompt: Prompt, logits: Tensor, iou: Tensor, upscaling: Upscaling, offset: float) -> Prediction:
     """Masks of one prompt from its low-res logits (M, h, w) and predicted IoU (M,)."""
     order = iou.argsort(descending=True, stable=True)
     logits, iou = logits[order], iou[order]
     masks = np.zeros((len(logits), *upscaling.size), dtype=bool)
     stability = np.zeros(len(logits), dtype=np.float32)
-    for i, (x, y, part) in enumerate(upscaling.regions(logits, MASK_THRESHOLD - STABILITY_OFFSET)):
+    for i, (x, y, part) in enumerate(upscaling.regions(logits, MASK_THRESHOLD - offset)):
         h, w = part.shape
         masks[i, y : y + h, x : x + w] = (part > MASK_THRESHOLD).cpu().numpy()
-        stability[i] = float(stability_score(part, MASK_THRESHOLD, STABILITY_OFFSET))
+        stability[i] = float(stability_score(part, MASK_THRESHOLD, offset))
     return Prediction(masks, iou.cpu().numpy(), stability, logits.cpu().numpy(), tuple(prompt.points))
 
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from samcli.errors import SamcliError, SamcliNote
@@ -213,7 +214,8 @@ def test_masks_and_stability_are_those_of_the_full_logits(predictor, embedding):
     answer = predictor.predict(embedding, Prompt(points=[(20, 10)]))
     full = predictor.upscale(torch.from_numpy(answer.low_res_logits), embedding).numpy()
     np.testing.assert_array_equal(answer.masks, full > 0)
-    stability = (full > 1).sum((1, 2)) / (full > -1).sum((1, 2))
+    offset = predictor.stability_offset
+    stability = (full > offset).sum((1, 2)) / (full > -offset).sum((1, 2))
     np.testing.assert_allclose(answer.stability_score, stability, atol=1e-3)
     assert answer.masks.any()
     assert not answer.masks.all()
@@ -448,10 +450,17 @@ def test_bf16_answers_in_fp32_and_agrees(image):
         assert difference < 0.1 * np.abs(theirs.low_res_logits).max()
 
 
-def test_an_embedding_is_loaded_in_the_predictors_dtype(embedding, tmp_path):
-    save_embedding(embedding, tmp_path / "a.safetensors")
-    loaded = load_embedding(tmp_path / "a.safetensors", build(dtype=torch.bfloat16))
-    assert {t.dtype for t in (loaded.features, *loaded.high_res)} == {torch.bfloat16}
+def test_an_embedding_of_another_dtype_is_refused(embedding, tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_embedding(embedding, path)
+    with safe_open(path, framework="pt") as file:
+        assert file.metadata()["dtype"] == "fp32"
+    with pytest.raises(SamcliError) as error:
+        load_embedding(path, build(dtype=torch.bfloat16))
+    assert str(error.value) == (
+        f"{path} was computed in fp32, but the model runs in bf16; "
+        "run samcli embed again, or give the dtype it was made with"
+    )
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -127,7 +128,7 @@ class _Worker:
             pixels = load(data, name=name)
         if self.asked.embeddings:
             embedding = saved_embedding(
-                self.asked.embeddings, image, source, self.predictor, self.asked.keep_extension
+                self.asked.embeddings, image, source, self.asked.settings, self.asked.keep_extension
             )
         else:
             assert pixels is not None
@@ -194,6 +195,12 @@ def described(request: Request) -> dict[str, Any]:
         values["box"] = list(request.box.xyxy)
     if request.mask:
         values["mask"] = str(request.mask)
-        if request.mask.is_file():
-            values["mask_sha256"] = hashlib.sha256(request.mask.read_bytes()).hexdigest()
+        with suppress(OSError):  # a file that cannot be read fails the prompt where it is used
+            if request.mask.is_file():
+                values["mask_sha256"] = hashlib.sha256(request.mask.read_bytes()).hexdigest()
     return values
+
+
+def hashed(prompt: dict[str, Any]) -> dict[str, Any]:
+    """What of a described prompt changes masks: not its name, nor where its mask file lies."""
+    return {key: value for key, value in prompt.items() if key not in ("id", "mask")}

@@ -156,9 +156,11 @@ def automask(
     settings = ModelOptions(model, device, dtype, threads)
     predictor = settings.load(report)
     resolved = config.resolve(predictor.spec)
-    run = settings.run("automask", predictor, asdict(resolved))
+    values = asdict(resolved)
+    hashed = {name: value for name, value in values.items() if name != "points_per_batch"}
+    run = settings.run("automask", predictor, values, hashed)
     store = _Store(frozenset(format_), overlay)
-    sink = ImageSink(output, keep_extension, run, store)
+    sink = ImageSink(output, keep_extension, run, store, lambda paths: paths.record)
     code = run_images(
         report,
         images,
@@ -191,7 +193,7 @@ class _MakeWork:
             embedding = None
             if self.embeddings:
                 embedding = saved_embedding(
-                    self.embeddings, item, picture.source, predictor, self.keep_extension
+                    self.embeddings, item, picture.source, self.settings, self.keep_extension
                 )
             masks = generate(predictor, picture.pixels, self.config, embedding=embedding)
             height, width = picture.pixels.shape[:2]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import samcli
 from samcli import batch, images
+from samcli.cli.prompts import STDIN
 from samcli.cli.report import Report, json_line, named, say_error, say_failures, write_stdout
 from samcli.errors import SamcliError
 from samcli.formats.names import OutputPaths, check_unique, output_paths
@@ -53,10 +56,15 @@ class ModelOptions:
         """The model, loaded once in a process."""
         return _predictor(self)
 
-    def run(self, command: str, predictor: Predictor, config: dict[str, Any]) -> Run:
-        """The head of the records that `command` writes with this resolved configuration."""
+    def run(
+        self, command: str, predictor: Predictor, config: dict[str, Any], hashed: dict[str, Any] | None = None
+    ) -> Run:
+        """The head of the records that `command` writes with this resolved configuration.
+
+        hashed: what of it changes masks, all of it when None.
+        """
         sha256 = predictor.weights_sha256
-        digest = config_hash(command, sha256, config, self.dtype)
+        digest = config_hash(command, sha256, config if hashed is None else hashed, self.dtype)
         return Run(command, samcli.__version__, predictor.spec.name, sha256, config, digest)
 
 
@@ -86,25 +94,48 @@ def read_picture(image: ImageFile) -> Decoded:
 
 
 def saved_embedding(
-    folder: Path, image: ImageFile, source: InputFile, predictor: Predictor, keep_extension: bool
+    folder: Path, image: ImageFile, source: InputFile, settings: ModelOptions, keep_extension: bool
 ) -> Embedding:
     """The embedding that `samcli embed -o folder` wrote. Raises SamcliError unless it fits both."""
     from samcli.predictor import load_embedding
 
     path = output_paths(folder, image.relative, keep_extension=keep_extension).embedding
     if not path.exists():
-        raise SamcliError(f"{path} does not exist; write it with: samcli embed {image.path} -o {folder}")
-    return load_embedding(path, predictor, image_sha256=source.sha256)
+        if image.path == STDIN:
+            raise SamcliError(f"{path} does not exist; name the image file instead of standard input")
+        command = ["samcli", "embed", str(image.path), "-o", str(folder)]
+        if len(image.relative.parts) > 1:
+            command += ["--root", str(_root(image))]
+        if keep_extension:
+            command += ["--keep-extension"]
+        if settings.model is not None:
+            command += ["-m", settings.model]
+        if settings.dtype != "fp32":
+            command += ["--dtype", settings.dtype]
+        raise SamcliError(f"{path} does not exist; write it with: {shlex.join(command)}")
+    return load_embedding(path, settings.predictor(), image_sha256=source.sha256)
+
+
+def _root(image: ImageFile) -> Path:
+    """The folder that the image's relative path starts from."""
+    count = len(image.relative.parts)
+    if image.path.parts[-count:] == image.relative.parts:
+        return Path(*image.path.parts[:-count])
+    return Path(os.path.abspath(image.path)).parents[count - 1]  # noqa: PTH100 - links keep their names
 
 
 @dataclass
 class ImageSink(Generic[Result]):
-    """Hands results to `store` with the paths for their outputs; a failure becomes `<stem>.error.json`."""
+    """Hands results to `store` with the paths for their outputs; a failure becomes `<stem>.error.json`.
+
+    main: the output that says an image is done; a failure removes an earlier one.
+    """
 
     out: Path
     keep_extension: bool
     run: Run
     store: Callable[[OutputPaths, Result], None]
+    main: Callable[[OutputPaths], Path]
 
     def write(self, item: ImageFile, result: Result) -> None:
         paths = self._paths(item)
@@ -112,17 +143,25 @@ class ImageSink(Generic[Result]):
         paths.error.unlink(missing_ok=True)
 
     def fail(self, item: ImageFile, reason: str) -> None:
-        write_error(self._paths(item).error, self.run, item.relative.as_posix(), reason)
+        paths = self._paths(item)
+        remove_stale(self.main(paths))
+        write_error(paths.error, self.run, item.relative.as_posix(), reason)
 
     def _paths(self, item: ImageFile) -> OutputPaths:
         return output_paths(self.out, item.relative, keep_extension=self.keep_extension)
 
 
+def remove_stale(path: Path) -> None:
+    """Remove what an earlier run wrote for an image that now fails, so that it does not pass for done."""
+    if path.is_file():
+        path.unlink()
+
+
 def list_inputs(
     paths: Sequence[Path], *, root: Path | None, out: Path, keep_extension: bool
 ) -> list[ImageFile]:
-    """The images of files and folders. Raises SamcliError when two of them would write one output."""
-    found = list(list_images(paths, root=root, exclude=out))
+    """The images of files and folders, each once. Raises SamcliError when two would write one output."""
+    found = list(dict.fromkeys(list_images(paths, root=root, exclude=out)))
     check_unique(((image.path, image.relative) for image in found), keep_extension=keep_extension)
     return found
 

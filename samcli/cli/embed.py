@@ -39,7 +39,7 @@ def embed(
     inputs = list_inputs(images, root=root, out=output, keep_extension=keep_extension)
     settings = ModelOptions(model, device, dtype, threads)
     run = settings.run("embed", settings.load(report), {})
-    sink = ImageSink(output, keep_extension, run, _store)
+    sink = ImageSink(output, keep_extension, run, _store, lambda paths: paths.embedding)
     raise typer.Exit(run_images(report, images, inputs, _MakeWork(settings), sink))
 
 

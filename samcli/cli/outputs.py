@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from samcli.cli.answers import Answered, Job, described, located
-from samcli.cli.common import ModelOptions
+from samcli.cli.answers import Answered, Job, described, hashed, located
+from samcli.cli.common import ModelOptions, remove_stale
 from samcli.cli.prompts import STDIN
 from samcli.cli.report import Report, UsageError, json_line, write_stdout
 from samcli.formats.atomic import new_folder, write_bytes
@@ -112,6 +112,7 @@ class Outputs:
         if self.where.kind == "folder":
             image = located(job.image, self.root)
             paths = output_paths(self.where.path, image.relative, keep_extension=self.keep_extension)
+            remove_stale(paths.record)
             write_error(paths.error, self._run(job), image.relative.as_posix(), reason)
         if self.fail_lines:
             for request in job.requests:
@@ -131,8 +132,13 @@ class Outputs:
             self.lines.append(line)
 
     def _run(self, job: Job) -> Run:
-        config = {"masks": "all" if self.every else "best", "prompts": [described(r) for r in job.requests]}
-        return self.settings.run("predict", self.predictor, config)
+        masks, prompts = "all" if self.every else "best", [described(r) for r in job.requests]
+        return self.settings.run(
+            "predict",
+            self.predictor,
+            {"masks": masks, "prompts": prompts},
+            {"masks": masks, "prompts": [hashed(prompt) for prompt in prompts]},
+        )
 
     def _record(self, job: Job, done: Answered) -> ImageRecord:
         """The record of an image: the masks of its prompts in order, numbered through."""

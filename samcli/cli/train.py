@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -21,7 +22,7 @@ def train(
     ],
     out: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for checkpoint, log and weights.")
-    ],
+    ] = Path("runs/tiny"),
     recipe: Annotated[
         Literal["tiny"], typer.Option("--recipe", help="What to train: the embedded model's architecture.")
     ] = "tiny",
@@ -59,7 +60,8 @@ def train(
 
     if threads:
         torch.set_num_threads(threads)
-    report = Report(quiet=quiet, json=json)
+    first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started: it alone reports
+    report = Report(quiet=quiet or not first, json=json)
     config = TrainConfig(
         scaled(images) if images else STAGES,
         seed=seed,
@@ -77,5 +79,5 @@ def train(
 
     weights = train_tiny(data, out, regions=regions, config=config, report=show, note=report.note)
     report.note(f"weights: {weights}")
-    if json:
+    if json and first:
         write_stdout(json_line({"weights": str(weights), "recipe": recipe, "steps": config.steps}))

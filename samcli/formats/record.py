@@ -59,7 +59,7 @@ def write_error(path: Path, run: Run, relative: str, message: str) -> None:
 def config_hash(command: str, weights_sha256: str, config: Mapping[str, Any], dtype: str) -> str:
     """sha256 of all that changes masks, as JSON with sorted keys and without spaces: the same for equal runs.
 
-    config: the resolved values, prompts included. dtype: of the network, such as "fp32".
+    config: the resolved values that change masks, prompts included. dtype: of the network, such as "fp32".
     """
     what = {"command": command, "weights_sha256": weights_sha256, "config": config, "dtype": dtype}
     text = json.dumps(what, sort_keys=True, separators=(",", ":"), allow_nan=False)

@@ -9,9 +9,10 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -64,7 +65,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Progress:
-    """One line of the log. Losses are means since the line before."""
+    """One line of the log. Losses and IoU are means since the line before, over the first process's share."""
 
     step: int
     steps: int
@@ -74,6 +75,14 @@ class Progress:
     iou_first: float  # of the default answer to the first prompt
     iou_last: float  # after the corrections
     images_per_second: float
+
+
+class Processes(NamedTuple):
+    """This process's place among those that train together, and its device."""
+
+    rank: int
+    world: int
+    device: torch.device
 
 
 Build = Callable[[int], Sam]
@@ -86,14 +95,16 @@ def train(
     """Train `build(side)` and write `out/model.safetensors` (EMA weights, fp16). Returns its path.
 
     Continues from `out/checkpoint.pt` when it is there. Started by torchrun, the processes share each batch
-    and average their gradients. Raises SamcliError when the checkpoint belongs to another configuration.
+    and average their gradients. Raises SamcliError when the checkpoint belongs to another configuration, or
+    the processes cannot share the batches (see `join_processes`).
     """
-    rank, world = join_processes()
+    rank, world, device = join_processes(config)
     torch.manual_seed(config.seed)
-    device = torch.device(config.device)
     out.mkdir(parents=True, exist_ok=True)
-    state = _State(build(config.stages[0].side).to(device), config)
+    state = _State(build(config.stages[0].side).to(device), config, _identity(config, samples, packs, world))
     state.resume(out / "checkpoint.pt")
+    if rank == 0:
+        _cut_log(out / "log.jsonl", state.step)
     first = 0  # step at which the stage begins
     for number, stage in enumerate(config.stages):
         steps = stage.steps
@@ -113,14 +124,14 @@ def train(
                 for i in range(step * stage.batch + rank, (step + 1) * stage.batch, world)
             ]
             loader = DataLoader(Subset(dataset, mine), share, collate_fn=collate, num_workers=config.workers)
-            _run_stage(state, sam, stage, loader, config, out if rank == 0 else None, report, world)
+            _run_stage(state, sam, stage, loader, device, out if rank == 0 else None, report, world)
         first += steps
-    if world > 1:
-        dist.barrier()
     path = out / "model.safetensors"
     if rank == 0:
         state.save(out / "checkpoint.pt")
         export(state.ema, path)
+    if world > 1:
+        dist.barrier()  # the weights are there when any process returns
     return path
 
 
@@ -135,8 +146,8 @@ def export(weights: dict[str, Tensor], path: Path) -> None:
 class _State:
     """Model, EMA, optimiser and step: all that a checkpoint holds."""
 
-    def __init__(self, sam: Sam, config: TrainConfig) -> None:
-        self.config = config
+    def __init__(self, sam: Sam, config: TrainConfig, identity: dict[str, str]) -> None:
+        self.config, self.identity = config, identity
         self.sam: Sam = sam.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch omits it
         self.ema = {n: t.detach().clone() for n, t in sam.state_dict().items()}
         decay = [p for p in sam.parameters() if p.ndim > 1]
@@ -176,7 +187,7 @@ class _State:
         temporary = path.with_name(f".{path.name}.tmp")
         torch.save(
             {
-                "config": repr(self.config.stages),
+                "identity": self.identity,
                 "step": self.step,
                 "model": self.sam.state_dict(),
                 "ema": self.ema,
@@ -190,9 +201,17 @@ class _State:
         if not path.exists():
             return
         saved = torch.load(path, map_location="cpu", weights_only=True)
-        if saved["config"] != repr(self.config.stages):
+        before = saved.get("identity", {})
+        names = [*self.identity, *(name for name in before if name not in self.identity)]
+        differing = [
+            f"{name} was {before.get(name, 'unknown')}, is now {self.identity.get(name, 'left out')}"
+            for name in names
+            if before.get(name) != self.identity.get(name)
+        ]
+        if differing:
             raise SamcliError(
-                f"{path} belongs to another training configuration; choose another output folder"
+                f"{path} belongs to another training configuration ({'; '.join(differing)}); "
+                "choose another output folder"
             )
         self.step = saved["step"]
         self.sam.load_state_dict(saved["model"])
@@ -200,17 +219,49 @@ class _State:
         self.optimizer.load_state_dict(saved["optimizer"])
 
 
+def _identity(
+    config: TrainConfig, samples: SampleConfig, packs: Sequence[Pack], world: int
+) -> dict[str, str]:
+    """What decides a run's result, by name: runs that agree in it may continue one another."""
+    elsewhere = ("device", "workers", "save_every", "log_every")
+    values = {name: value for name, value in asdict(config).items() if name not in elsewhere}
+    values |= {f"samples.{name}": value for name, value in asdict(samples).items() if name != "side"}
+    for pack in packs:
+        objects = sum(len(photo.objects) for photo in pack.photos)
+        regions = sum(len(photo.regions) for photo in pack.photos)
+        values[f"pack {pack.name}"] = (
+            f"{len(pack.photos)} photos with {objects} objects and {regions} regions, weight {pack.weight}"
+            f"{', cut-outs' if pack.cutouts else ''}"
+        )
+    values["processes"] = world
+    return {name: str(value) for name, value in values.items()}
+
+
+def _cut_log(path: Path, step: int) -> None:
+    """Drop the lines after `step`, which a resumed run writes again, and a line that was cut off."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines(keepends=True):
+        if not line.endswith("\n") or json.loads(line)["step"] > step:
+            break
+        kept.append(line)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text("".join(kept))
+    temporary.replace(path)
+
+
 def _run_stage(
     state: _State,
     sam: Sam,
     stage: Stage,
     loader: DataLoader[Batch],
-    config: TrainConfig,
+    device: torch.device,
     out: Path | None,
     report: Report,
     world: int,
 ) -> None:
-    device = torch.device(config.device)
+    config = state.config
     # on a CPU the fused attention's backward pass costs more than the plain one's
     kernels = [SDPBackend.MATH] if device.type == "cpu" else list(SDPBackend.__members__.values())
     means: list[tuple[float, float, float]] = []
@@ -267,6 +318,7 @@ def interact(
     """
     features = sam.encode_image(_normalise(sam, batch))
     wanted, has_wanted = batch.targets[:, 0], batch.known[:, 0]
+    valid = batch.valid.repeat_interleave(len(batch.coords) // len(batch.valid), 0)
     is_box = batch.labels[:, 0] == TOP_LEFT
     coords, labels = batch.coords, batch.labels
     logits, predicted = sam.decode(features, coords, labels, multimask=None)
@@ -274,7 +326,7 @@ def interact(
     last = first
     for _ in range(rounds):
         previous = best.detach()
-        coords, labels = correction(coords, labels, is_box, previous, wanted, generator)
+        coords, labels = correction(coords, labels, is_box, previous, wanted, valid, generator)
         given = None if torch.rand((), generator=generator) < 0.25 else previous[:, None]
         logits, predicted = sam.decode(features, coords, labels, given, multimask=False)
         best = logits[:, 0]
@@ -308,17 +360,29 @@ def _first_loss(
 
 
 def correction(
-    coords: Tensor, labels: Tensor, is_box: Tensor, logits: Tensor, wanted: Tensor, generator: torch.Generator
+    coords: Tensor,
+    labels: Tensor,
+    is_box: Tensor,
+    logits: Tensor,
+    wanted: Tensor,
+    valid: Tensor,
+    generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
     """Add a click drawn uniformly from each prompt's error region; points stand before the padding or the
     corners.
+
+    valid: (N, 2) int, (height, width) in model pixels of the photo, beyond which is padding: nobody can click
+    there, so no click is drawn there.
     """
-    count, _, width = logits.shape
-    miss = ((logits > 0) != (wanted > 0)).flatten(1)
-    weight = torch.where(miss.any(1, keepdim=True), miss.float(), 1.0)
+    count, height, width = logits.shape
+    rows, columns = (torch.arange(n, device=logits.device) * LOGIT_STRIDE for n in (height, width))
+    inside = ((rows < valid[:, :1])[:, :, None] & (columns < valid[:, 1:])[:, None, :]).flatten(1)
+    miss = ((logits > 0) != (wanted > 0)).flatten(1) & inside
+    weight = torch.where(miss.any(1, keepdim=True), miss, inside).float()
     cell = torch.multinomial(weight.cpu(), 1, generator=generator).to(coords.device)[:, 0]
     jitter = torch.rand((count, 2), generator=generator).to(coords.device)
     place = (torch.stack([cell % width, cell // width], 1) + jitter) * LOGIT_STRIDE
+    place = torch.minimum(place, valid.flip(1) - 0.5)  # the photo may end within a cell
     label = torch.where(wanted.flatten(1).gather(1, cell[:, None])[:, 0] > 0, FOREGROUND, BACKGROUND)
     points = torch.cat(
         [coords[:, :-2], torch.where(is_box[:, None, None], place[:, None], coords[:, -2:-1])], 1
@@ -342,12 +406,35 @@ def _normalise(sam: Sam, batch: Batch) -> Tensor:
     return (images * inside).contiguous(memory_format=torch.channels_last)
 
 
-def join_processes() -> tuple[int, int]:
-    """This process's rank and their number, as torchrun set them; (0, 1) without it."""
+def join_processes(config: TrainConfig) -> Processes:
+    """Meet the processes that torchrun started; without it, this one is alone. May be called again.
+
+    On CUDA each process takes the device with its local rank. Raises SamcliError when the processes do not
+    divide each stage's batch, or there are too few devices.
+    """
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=timedelta(hours=12))
-    return (dist.get_rank(), world) if world > 1 else (0, 1)
+    device = torch.device(config.device)
+    if world == 1:
+        return Processes(0, 1, device)
+    for stage in config.stages:
+        if stage.batch % world:
+            raise SamcliError(
+                f"{world} processes cannot share a batch of {stage.batch} ({stage.side} px); "
+                f"start a number of processes that divides {', '.join(str(s.batch) for s in config.stages)}"
+            )
+    if device.type == "cuda":
+        local, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if local >= count:
+            raise SamcliError(
+                f"process {local} has no device of its own: {count} CUDA devices; start {count}"
+            )
+        device = torch.device("cuda", local)
+        torch.cuda.set_device(device)
+    elif device.type != "cpu":
+        raise SamcliError(f"several processes cannot train on {device.type}; use --device cpu")
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=12))
+    return Processes(dist.get_rank(), world, device)
 
 
 def _average_gradients(sam: Sam, world: int) -> None:

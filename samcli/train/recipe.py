@@ -42,7 +42,7 @@ def train_tiny(
     resumes from `out/checkpoint.pt`. Returns the path of the fp16 weights. Raises SamcliError for missing
     data or a missing teacher.
     """
-    rank, world = join_processes()
+    rank, world, _ = join_processes(config)
     if rank:
         dist.barrier()  # the first process prepares the data, the others then find it
     packs = []
@@ -52,7 +52,10 @@ def train_tiny(
         packs.append(Pack(folder.name, read_pack(folder, regions=extra), weight, folder.name in CUTOUT_PACKS))
     if world > 1 and not rank:
         dist.barrier()
-    return train(build_tiny, packs, SampleConfig(), config, out, report)
+    path = train(build_tiny, packs, SampleConfig(), config, out, report)
+    if world > 1:
+        dist.destroy_process_group()
+    return path
 
 
 def scaled(images: int) -> tuple[Stage, ...]:
@@ -62,35 +65,62 @@ def scaled(images: int) -> tuple[Stage, ...]:
 
 
 def make_regions(folder: Path, target: Path, note: Callable[[str], None]) -> Path:
-    """Write the nested regions of a pack's photos as a COCO-format file with `score`, unless it is there."""
+    """Write the nested regions of a pack's photos as a COCO-format file with `score`, unless it is there.
+
+    Photos already done stand in `target` with `.part` added, a JSON line each, so that a stopped run goes on
+    with the next photo.
+    """
     if target.exists():
         return target
     images = read_json(folder / "annotations.json")["images"]
     note(f"{folder.name}: edges and regions of {len(images)} photos")
     teacher = EdgeTeacher.load().to(torch.bfloat16)
-    annotations: list[dict[str, Any]] = []
-    for image in images:
-        with Image.open(folder / "images" / image["file_name"]) as picture:
-            photo = picture.convert("RGB")
-        full = photo.size
-        photo.thumbnail((TEACHER_SIDE, TEACHER_SIDE), Image.Resampling.BILINEAR)
-        for region in nested_regions(edge_map(teacher, np.asarray(photo))):
-            mask = cv2.resize(region.mask.astype(np.uint8), full, interpolation=cv2.INTER_NEAREST)
-            rle = encode_rle(mask.astype(bool))
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image["id"],
-                    "category_id": 1,
-                    "iscrowd": 0,
-                    "segmentation": rle,
-                    "area": rle_area(rle),
-                    "score": round(region.strength, 3),
-                }
-            )
-    regions = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "region"}]}
     target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f"{target.name}.part")
+    done = _read_part(part)
+    with part.open("a") as log:
+        for image in images:
+            name = image["file_name"]
+            if name not in done:
+                done[name] = _regions_of(folder / "images" / name, teacher)
+                log.write(json.dumps({"file_name": name, "regions": done[name]}) + "\n")
+                log.flush()
+    annotations = [
+        {"image_id": image["id"], "category_id": 1, "iscrowd": 0, **region}
+        for image in images
+        for region in done[image["file_name"]]
+    ]
+    for number, annotation in enumerate(annotations, 1):
+        annotation["id"] = number
+    regions = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "region"}]}
     temporary = target.with_name(f".{target.name}.tmp")
     temporary.write_text(json.dumps(regions))
     temporary.replace(target)
+    part.unlink()
     return target
+
+
+def _regions_of(file: Path, teacher: EdgeTeacher) -> list[dict[str, Any]]:
+    """The COCO fields `segmentation`, `area` and `score` of each of a photo's regions."""
+    with Image.open(file) as picture:
+        photo = picture.convert("RGB")
+    full = photo.size
+    photo.thumbnail((TEACHER_SIDE, TEACHER_SIDE), Image.Resampling.BILINEAR)
+    regions = []
+    for region in nested_regions(edge_map(teacher, np.asarray(photo))):
+        mask = cv2.resize(region.mask.astype(np.uint8), full, interpolation=cv2.INTER_NEAREST)
+        rle = encode_rle(mask.astype(bool))
+        regions.append({"segmentation": rle, "area": rle_area(rle), "score": round(region.strength, 3)})
+    return regions
+
+
+def _read_part(part: Path) -> dict[str, list[dict[str, Any]]]:
+    """The regions of the photos that are done, by file name; a line cut off by a kill is removed."""
+    if not part.exists():
+        return {}
+    text = part.read_text()
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        part.write_text(whole)
+    lines = [json.loads(line) for line in whole.splitlines()]
+    return {line["file_name"]: line["regions"] for line in lines}

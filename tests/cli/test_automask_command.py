@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Result, Samcli
-from PIL import Image
+from PIL import Image, ImageOps
 
-from samcli.automask import AutomaskSettings
+from samcli.automask import AutomaskConfig
 from samcli.formats.record import config_hash, read_record
 from samcli.predictor import load_embedding
+from samcli.weights import MODELS
 
 LOOSE = (
     "--points-per-side",
@@ -68,15 +69,17 @@ def test_a_folder_becomes_a_mirrored_tree_of_records(
     assert (record.input.path, record.file_name) == ("sub/a.png", "sub/a.png")
     assert record.input.bytes == (photos / "sub" / "a.png").stat().st_size
     assert len({record.image_id for record in records}) == 3
-    settings = AutomaskSettings(
+    settings = AutomaskConfig(
         points_per_side=2, pred_iou_thresh=0, stability_score_thresh=0, box_nms_thresh=1
-    )
+    ).resolve(MODELS["tiny"])
     assert record.run.config == {
-        name: getattr(settings, name) for name in AutomaskSettings.__dataclass_fields__
+        name: getattr(settings, name) for name in AutomaskConfig.__dataclass_fields__
     }
     run = record.run
     assert (run.command, run.model) == ("automask", random_tiny.name)
-    assert run.config_hash == config_hash("automask", run.weights_sha256, run.config, "fp32")
+    hashed = {name: value for name, value in run.config.items() if name != "points_per_batch"}
+    assert len(hashed) == len(run.config) - 1
+    assert run.config_hash == config_hash("automask", run.weights_sha256, hashed, "fp32")
     mask = record.annotations[0]
     assert (mask.id, mask.crop_box, len(mask.point_coords or ())) == (1, (0, 0, 90, 60), 1)
 
@@ -143,6 +146,28 @@ def test_failures_are_listed_noted_and_cleared_by_success(
     Image.fromarray(pixels).save(photos / "empty.png")
     assert automask("photos", "-o", "out").code == 0
     assert not list(Path("out").rglob("*.error.json"))
+    (photos / "empty.png").write_bytes(b"")
+    assert automask("photos", "-o", "out").code == 3
+    assert [name for name in files(Path("out")) if name.startswith("empty")] == ["empty.error.json"]
+
+
+def test_an_image_named_twice_is_one(automask: Samcli, photos: Path) -> None:
+    result = automask("photos/b.jpg", "photos", "photos/b.jpg", "-o", "out", "--json")
+    assert json.loads(result.out)["images"] == 3
+
+
+def test_exif_turns_the_picture_first(automask: Samcli, photos: Path, pixels: np.ndarray) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored = Image.fromarray(pixels).transpose(Image.Transpose.ROTATE_90)
+    stored.save("turned.jpg", exif=exif)
+    shown = ImageOps.exif_transpose(Image.open("turned.jpg"))
+    assert shown.size == (90, 60)
+    shown.save("shown.png")
+    assert automask("turned.jpg", "shown.png", "-o", "out").code == 0
+    turned, upright = (read_record(Path(f"out/{name}.json")) for name in ("turned", "shown"))
+    assert (turned.width, turned.height) == (90, 60)
+    assert turned.annotations == upright.annotations
 
 
 def test_inputs_that_would_share_an_output_are_refused_before_work(
@@ -213,6 +238,11 @@ def test_embeddings_of_a_folder_serve_automask(
     assert (result.code, result.err) == (0, "3 images in emb\n")
     assert json.loads(result.out) == {"images": 3, "done": 3, "failed": [], "output": "emb"}
     assert files(Path("emb")) == ["a.safetensors", "b.safetensors", "sub/a.safetensors"]
+    line = automask("photos", "-o", "none", "--embeddings", "none", "--keep-extension").err.splitlines()[2]
+    assert line == (
+        "failed: none/sub/a.png.safetensors does not exist; write it with: "
+        f"samcli embed photos/sub/a.png -o none --root photos --keep-extension -m {random_tiny}"
+    )
     automask("photos", "-o", "fresh")
     assert automask("photos", "-o", "saved", "--embeddings", "emb").code == 0
     for name in files(Path("fresh")):

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import Samcli
-from PIL import Image
+from PIL import Image, ImageOps
 
 
 def png(picture: Image.Image, **options: object) -> bytes:
@@ -171,6 +171,16 @@ def test_coordinates_are_those_of_the_upright_picture(
         for path in (photo, rotated)
     ]
     assert masks[0] == masks[1]
+    stored = Image.fromarray(pixels).transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored.save(tmp_path / "turned.jpg", exif=exif)
+    ImageOps.exif_transpose(Image.open(tmp_path / "turned.jpg")).save(tmp_path / "shown.png")
+    boxes = [
+        json.loads(samcli("predict", tmp_path / name, "--box", "60,10,80,50", "-m", random_tiny).out)["masks"]
+        for name in ("turned.jpg", "shown.png")
+    ]
+    assert boxes[0] == boxes[1]
 
 
 PROMPTS = [

@@ -341,6 +341,44 @@ def test_a_folder_notes_the_images_that_fail(predict: Samcli) -> None:
     assert [path.name for path in Path("out").iterdir()] == ["photo.json"]
 
 
+def test_what_names_a_prompt_leaves_the_hash(predict: Samcli, photo: Path) -> None:
+    Image.new("1", (90, 60), 1).save("m.png")
+    Path("n.png").write_bytes(Path("m.png").read_bytes())
+    hashes = []
+    for line in (
+        {"id": "a", "points": [[3, 3]], "mask": "m.png"},
+        {"id": "b", "points": [[3, 3]], "mask": "n.png"},
+        {"id": "a", "points": [[3, 4]], "mask": "m.png"},
+    ):
+        Path("p.jsonl").write_text(json.dumps(line))
+        assert predict("photo.png", "--prompts", "p.jsonl", "-o", "out/").code == 0
+        hashes.append(read_record(Path("out/photo.json")).run.config_hash)
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_a_mask_that_cannot_be_read_fails_its_image_only(
+    predict: Samcli, listed: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert predict("photo.png", "--point", "3,3", "-o", "out/").code == 0
+    Path("m.png").touch()
+    for line in listed:
+        line["mask"] = "m.png" if line["image"] == "photo.png" else None
+    Path("p.jsonl").write_text("".join(json.dumps(line) + "\n" for line in listed))
+    read_bytes = Path.read_bytes
+
+    def refused(self: Path) -> bytes:
+        if self.name == "m.png":
+            raise PermissionError(13, "Permission denied", str(self))
+        return read_bytes(self)
+
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    code, _, err = predict("--prompts", "p.jsonl", "-o", "out", "--root", ".")
+    assert (code, err.count("m.png cannot be read: permission denied")) == (3, 1)
+    names = sorted(path.name for path in Path("out").rglob("*.json"))
+    assert names == ["photo.error.json", "photo.json"]
+    assert Path("out/b/photo.json").exists()  # and the stale out/photo.json is gone
+
+
 def test_images_that_would_share_an_output_are_refused(predict: Samcli, listed: list[dict[str, Any]]) -> None:
     code, out, err = predict("--prompts", "prompts.jsonl", "-o", "out/")
     line = "photo.png and b/photo.png would both write photo.json; rename one or give them separate runs"
@@ -375,7 +413,8 @@ def test_image_and_prompts_cannot_share_standard_input(predict: Samcli) -> None:
 
 def test_saved_embeddings_give_the_same_masks(predict: Samcli, samcli: Samcli, random_tiny: Path) -> None:
     fresh = answers(predict("photo.png", "--point", "30,30"))
-    line = "emb/photo.safetensors does not exist; write it with: samcli embed photo.png -o emb"
+    command = f"samcli embed photo.png -o emb -m {random_tiny}"
+    line = f"emb/photo.safetensors does not exist; write it with: {command}"
     assert predict("photo.png", "--point", "30,30", "--embeddings", "emb") == (1, "", f"error: {line}\n")
     assert samcli("embed", "photo.png", "-o", "emb", "-m", random_tiny) == (0, "", "1 image in emb\n")
     assert answers(predict("photo.png", "--point", "30,30", "--embeddings", "emb")) == fresh

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from samcli.train import recipe
+from samcli.train.edges import EdgeTeacher
+
+pytest.importorskip("skimage")
+
+
+def _edges(stop_at: int, calls: list[int]) -> Callable[[EdgeTeacher, np.ndarray], np.ndarray]:
+    """Edges of a box, in place of those that weights no test can download would find."""
+
+    def edges(_: EdgeTeacher, image: np.ndarray) -> np.ndarray:
+        if len(calls) == stop_at:
+            raise KeyboardInterrupt
+        calls.append(1)
+        drawn = np.zeros(image.shape[:2], np.uint8)
+        cv2.rectangle(drawn, (20, 15), (80 + len(calls), 70), 255, 2)
+        return cv2.GaussianBlur(drawn.astype(np.float32) / 255, (0, 0), 1.0)
+
+    return edges
+
+
+def test_regions_go_on_after_the_last_whole_photo(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(EdgeTeacher, "load", EdgeTeacher)
+    whole, part = tmp_path / "whole.json", tmp_path / "part.json"
+    monkeypatch.setattr(recipe, "edge_map", _edges(99, []))
+    recipe.make_regions(shapes, whole, lambda _: None)
+    calls: list[int] = []
+    monkeypatch.setattr(recipe, "edge_map", _edges(4, calls))
+    with pytest.raises(KeyboardInterrupt):
+        recipe.make_regions(shapes, part, lambda _: None)
+    assert not part.exists()
+    with (tmp_path / "part.json.part").open("a") as torn:
+        torn.write('{"file_name": "5.png", "reg')
+    monkeypatch.setattr(recipe, "edge_map", _edges(99, calls))
+    recipe.make_regions(shapes, part, lambda _: None)
+    assert len(calls) == 6
+    assert part.read_text() == whole.read_text()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["part.json", "whole.json"]
+    annotations = json.loads(part.read_text())["annotations"]
+    assert [a["id"] for a in annotations] == list(range(1, len(annotations) + 1))
+    assert {a["image_id"] for a in annotations} == set(range(1, 7))
+
+
+def test_the_first_process_alone_reports(
+    samcli: Callable[..., object], shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`-o` may be left out, as docs/training.md shows."""
+    monkeypatch.setattr(recipe, "STAGES", (recipe.Stage(side=48, images=4, batch=4),))
+    monkeypatch.chdir(tmp_path)
+    command = ["train", "--data", str(shapes.parent), "--no-regions", "--dtype", "fp32", "--device", "cpu"]
+    result = samcli(*command, "--json")
+    assert (result.code, json.loads(result.out)["weights"]) == (0, "runs/tiny/model.safetensors")
+    assert "weights: runs/tiny/model.safetensors" in result.err
+    monkeypatch.setenv("RANK", "1")
+    assert samcli(*command, "--json") == (0, "", "")
