@@ -101,9 +101,9 @@ MODELS: dict[str, ModelSpec] = {
             # chosen on the developers' dev photos; logits of a short training are weaker than SAM's
             automask={
                 "points_per_side": 24,
-                "pred_iou_thresh": 0.4,
-                "stability_score_thresh": 0.5,
-                "stability_score_offset": 0.25,
+                "pred_iou_thresh": 0.35,
+                "stability_score_thresh": 0.75,
+                "stability_score_offset": 0.1,
                 "box_nms_thresh": 0.8,
                 "mask_nms_thresh": 0.75,
                 "min_mask_region_area": 0.001,
@@ -575,11 +575,18 @@ def _fetch_from_hub(spec: ModelSpec, url: str, progress: Progress) -> tuple[Path
     cached = isinstance(try_to_load_from_cache(repository, name), str)
     complaint: str | None = None
     for afresh in (False, True) if cached else (False,):  # what lies in the cache may be damaged
-        try:
+
+        def download(afresh: bool = afresh) -> str:
             with _hub_logs_as_notes():
-                downloaded = hf_hub_download(
-                    repository, name, force_download=afresh, tqdm_class=_hub_bar(progress)
-                )
+                return hf_hub_download(repository, name, force_download=afresh, tqdm_class=_hub_bar(progress))
+
+        try:
+            try:
+                downloaded = download()
+            except errors as error:
+                if not _dropped(error):
+                    raise
+                downloaded = download()
         except LocalEntryNotFoundError as error:  # the Hub was not reached; its cause says why
             raise _SourceFailedError(_why(error.__cause__ or error)) from error
         except errors as error:
@@ -590,6 +597,15 @@ def _fetch_from_hub(spec: ModelSpec, url: str, progress: Progress) -> tuple[Path
         if complaint is None:
             return file, digest
     raise _SourceFailedError(str(complaint))
+
+
+def _dropped(error: BaseException | None) -> bool:
+    """A kept-alive connection was closed before it answered: the next request opens a new one."""
+    while error is not None:
+        if type(error).__name__ == "RemoteProtocolError":  # of httpx, which huggingface_hub 1 uses
+            return True
+        error = error.__cause__
+    return False
 
 
 @contextmanager
