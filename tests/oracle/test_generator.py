@@ -99,7 +99,7 @@ class WorldPredictor(Predictor):
     """Our predictor, where embedding an image means to know its crop and the world decodes."""
 
     def __init__(self, world: World) -> None:
-        super().__init__(build_tiny(SIDE), MODELS["tiny"], "of the world")
+        super().__init__(build_tiny(SIDE), MODELS["vit_b"], "of the world")
         self.sam.decode = self._answer  # type: ignore[method-assign]
         self.world = world
 
