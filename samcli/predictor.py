@@ -33,9 +33,7 @@ from samcli.models.sam import ImageFeatures, Sam
 from samcli.records import MaskRecord, Prompt
 from samcli.weights import DEFAULT_MODEL, ModelSpec, load_sam
 
-STABILITY_OFFSET = (
-    1.0  # logits; what `Prediction.stability_score` is measured with, unless the spec says else
-)
+STABILITY_OFFSET = 1.0  # logits; of `Prediction.stability_score` where the model's spec has none of its own
 MASK_PROMPT_LOGIT = 8.0  # magnitude given to a pixel that is surely inside or outside of a binary mask prompt
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

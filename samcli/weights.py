@@ -574,19 +574,19 @@ def _fetch_from_hub(spec: ModelSpec, url: str, progress: Progress) -> tuple[Path
     repository, name = _hub_names(url)
     cached = isinstance(try_to_load_from_cache(repository, name), str)
     complaint: str | None = None
+
+    def download(afresh: bool) -> str:
+        with _hub_logs_as_notes():
+            return hf_hub_download(repository, name, force_download=afresh, tqdm_class=_hub_bar(progress))
+
     for afresh in (False, True) if cached else (False,):  # what lies in the cache may be damaged
-
-        def download(afresh: bool = afresh) -> str:
-            with _hub_logs_as_notes():
-                return hf_hub_download(repository, name, force_download=afresh, tqdm_class=_hub_bar(progress))
-
         try:
             try:
-                downloaded = download()
+                downloaded = download(afresh)
             except errors as error:
                 if not _dropped(error):
                     raise
-                downloaded = download()
+                downloaded = download(afresh)
         except LocalEntryNotFoundError as error:  # the Hub was not reached; its cause says why
             raise _SourceFailedError(_why(error.__cause__ or error)) from error
         except errors as error:
@@ -602,7 +602,9 @@ def _fetch_from_hub(spec: ModelSpec, url: str, progress: Progress) -> tuple[Path
 def _dropped(error: BaseException | None) -> bool:
     """A kept-alive connection was closed before it answered: the next request opens a new one."""
     while error is not None:
-        if type(error).__name__ == "RemoteProtocolError":  # of httpx, which huggingface_hub 1 uses
+        if (
+            type(error).__name__ == "RemoteProtocolError"
+        ):  # of httpx and its successor, which huggingface_hub uses
             return True
         error = error.__cause__
     return False

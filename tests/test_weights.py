@@ -591,6 +591,29 @@ class TestHub:
         assert steps[-1] == (len(BODY), len(BODY))
         assert json.loads((cache / "demo.json").read_text())["source"] == "hf://someone/models/sub/demo.pth"
 
+    @pytest.mark.parametrize("drops", [1, 2])
+    def test_a_connection_dropped_once_is_opened_again(
+        self, hub: Served, monkeypatch: pytest.MonkeyPatch, drops: int
+    ) -> None:
+        import huggingface_hub
+        from huggingface_hub.errors import HfHubHTTPError
+
+        client = sys.modules[HfHubHTTPError.__bases__[0].__module__.partition(".")[0]]
+        real, dropped = huggingface_hub.hf_hub_download, []
+
+        def download(*args: str, **options: object) -> str:
+            if len(dropped) < drops:
+                dropped.append(1)
+                raise client.RemoteProtocolError("Server disconnected without sending a response.")
+            return real(*args, **options)
+
+        monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+        if drops == 1:
+            assert weights.pull("demo").read_bytes() == BODY
+        else:
+            with pytest.raises(WeightsError, match="could not be downloaded; tried hf://someone/models"):
+                weights.pull("demo")
+
     def test_a_file_that_another_program_cached_is_used(self, hub: Served, server: FileServer) -> None:
         from huggingface_hub import hf_hub_download
 
