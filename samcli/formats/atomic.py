@@ -1,4 +1,8 @@
-"""Files that are whole or absent: written under a hidden temporary name in the same folder, then renamed."""
+"""Files that are whole or absent: written under a hidden temporary name in the same folder, then renamed.
+
+A temporary file or folder is locked (flock) while it is written. The lock goes with its process, however that
+ends, so `clean_up` can tell what a killed run left behind from what another run is writing.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +10,18 @@ import errno
 import os
 import secrets
 import shutil
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from samcli.errors import DiskFullError, SamcliError
 
+if sys.platform != "win32":
+    import fcntl
+
 TEMPORARY = ".samcli-tmp-"
-"""Prefix of temporary names. What a killed run leaves of them is safe to delete."""
+"""Prefix of temporary names."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REMEDIES = {
@@ -41,13 +49,18 @@ def write_bytes(path: Path, data: bytes) -> None:
             target.write_bytes(data)
             return
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _temporary(target)
-        try:
-            with temporary.open("xb") as file:
-                file.write(data)
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
+        while True:
+            temporary = _temporary(target)
+            try:
+                with temporary.open("xb") as file, _lock(temporary, os.dup(file.fileno())) as ours:
+                    if not ours:
+                        continue
+                    file.write(data)
+                    file.close()  # what it raises must come before the rename
+                    temporary.replace(target)
+                    return
+            finally:
+                temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -64,19 +77,76 @@ def new_folder(path: Path) -> Iterator[Path]:
     """
     with _errors_name(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _temporary(path)
-        temporary.mkdir()
-        try:
+        with ExitStack() as stack:
+            ours = False
+            while not ours:
+                temporary = _temporary(path)
+                temporary.mkdir()
+                stack.callback(shutil.rmtree, temporary, ignore_errors=True)
+                with suppress(FileNotFoundError):
+                    ours = stack.enter_context(_lock(temporary, os.open(temporary, os.O_RDONLY)))
             yield temporary
-            if path.is_dir() and not path.is_symlink():
-                old = _temporary(path)
-                path.rename(old)
-                temporary.rename(path)
-                shutil.rmtree(old)
-            else:
-                temporary.rename(path)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            _put_in_place(temporary, path)
+
+
+def clean_up(folder: Path) -> None:
+    """Remove temporary files and folders right in `folder` that no living process is writing.
+
+    What cannot be locked, as on some network file systems, stays. A folder that is not there is clean.
+    """
+    if sys.platform == "win32":
+        return
+    try:
+        with os.scandir(folder) as entries:
+            left = [entry for entry in entries if entry.name.startswith(TEMPORARY)]
+    except OSError:
+        return
+    for entry in left:
+        is_folder = entry.is_dir(follow_symlinks=False)
+        with suppress(OSError):
+            descriptor = os.open(entry, os.O_RDONLY if is_folder else os.O_RDWR)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(entry) if is_folder else os.unlink(entry)  # noqa: PTH108
+            finally:
+                os.close(descriptor)
+
+
+def _put_in_place(temporary: Path, path: Path) -> None:
+    """Rename a folder to `path`, over an older folder there; another process may be doing the same."""
+    while True:
+        try:
+            temporary.rename(path)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        else:
+            return
+        old = _temporary(path)
+        with suppress(FileNotFoundError):  # the other process moved it first
+            path.rename(old)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def _lock(temporary: Path, descriptor: int) -> Iterator[bool]:
+    """Lock a new file or folder until the end, and close its descriptor.
+
+    Gives False when another process's `clean_up` was quicker and takes it away. Where there are no locks, it
+    is ours without.
+    """
+    try:
+        ours = True
+        if sys.platform != "win32":
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                ours = False
+            except OSError:
+                pass
+        yield ours and temporary.exists()
+    finally:
+        os.close(descriptor)
 
 
 def _temporary(path: Path) -> Path:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from samcli.errors import DiskFullError, SamcliError
-from samcli.formats.atomic import TEMPORARY, new_folder, write_bytes, write_text
+from samcli.formats import atomic
+from samcli.formats.atomic import TEMPORARY, clean_up, new_folder, write_bytes, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -206,3 +207,67 @@ def test_many_writers_of_one_file_leave_one_whole_file(tmp_path):
         thread.join()
     assert path.read_bytes() in texts
     assert names(tmp_path) == ["a.json"]
+
+
+def test_clean_up_removes_what_the_dead_left_and_nothing_else(tmp_path):
+    (tmp_path / f"{TEMPORARY}file").write_bytes(b"half")
+    (tmp_path / f"{TEMPORARY}folder" / "inner").mkdir(parents=True)
+    (tmp_path / "a.json").write_bytes(b"whole")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / f"{TEMPORARY}deeper").write_bytes(b"half")
+    clean_up(tmp_path)
+    clean_up(tmp_path / "nowhere")
+    assert names(tmp_path) == ["a.json", "sub", f"sub/{TEMPORARY}deeper"]
+
+
+def test_clean_up_leaves_what_is_being_written(tmp_path, monkeypatch):
+    real = Path.replace
+
+    def cleaned_first(self, target):
+        clean_up(tmp_path)
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "replace", cleaned_first)
+    write_bytes(tmp_path / "a.json", b"new")
+    with new_folder(tmp_path / "folder") as folder:
+        (folder / "0.png").write_bytes(b"png")
+        clean_up(tmp_path)
+    assert names(tmp_path) == ["a.json", "folder", "folder/0.png"]
+    clean_up(tmp_path)
+    assert names(tmp_path) == ["a.json", "folder", "folder/0.png"]
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_clean_up_between_making_and_locking_is_survived(tmp_path, monkeypatch, kind):
+    real, calls = atomic.fcntl.flock, []
+
+    def late(descriptor, operation):
+        if not calls:
+            calls.append(1)
+            clean_up(tmp_path)  # calls the real one, for `calls` is filled
+        return real(descriptor, operation)
+
+    monkeypatch.setattr(atomic.fcntl, "flock", late)
+    if kind == "file":
+        write_bytes(tmp_path / "a", b"new")
+    else:
+        with new_folder(tmp_path / "a") as folder:
+            (folder / "x").write_bytes(b"new")
+    assert calls
+    assert names(tmp_path) == (["a"] if kind == "file" else ["a", "a/x"])
+
+
+def test_two_writers_of_one_folder_leave_one_whole_folder(tmp_path):
+    def write(value: str) -> None:
+        for _ in range(60):
+            with new_folder(tmp_path / "masks") as folder:
+                for i in range(3):
+                    (folder / str(i)).write_text(value)
+
+    threads = [threading.Thread(target=write, args=(value,)) for value in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert names(tmp_path) == ["masks", "masks/0", "masks/1", "masks/2"]
+    assert len({(tmp_path / "masks" / str(i)).read_text() for i in range(3)}) == 1
