@@ -15,8 +15,23 @@ class WeightsError(SamcliError):
     code = 4
 
 
-class DiskFullError(SamcliError):
-    """An output found no space. A batch stops at it: no later item would fare better."""
+class StopError(SamcliError):
+    """Ends a batch: no later item would fare better, or going on would do harm."""
+
+
+class DiskFullError(StopError):
+    """An output found no space."""
+
+
+class LeftAloneError(SamcliError):
+    """An item of a batch fails without being tried, and its outputs stay as they are.
+
+    earlier: it failed in an earlier run, and this is what was said then.
+    """
+
+    def __init__(self, reason: str, *, earlier: bool = False) -> None:
+        super().__init__(reason)
+        self.earlier = earlier
 
 
 class SamcliNote(UserWarning):

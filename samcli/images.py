@@ -14,9 +14,10 @@ import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from importlib import import_module
 from io import BytesIO
 from pathlib import Path, PurePosixPath
@@ -71,10 +72,14 @@ Pixel = TypeVar("Pixel", bound=np.generic)
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An input image: where it lies, and its path relative to its root, which names its outputs."""
+    """An input image: where it lies, and its path relative to its root, which names its outputs.
+
+    problem: one line, when it is known already that nothing may be written for it.
+    """
 
     path: Path
     relative: PurePosixPath
+    problem: str | None = None
 
 
 def read(path: Path) -> bytes:
@@ -96,6 +101,16 @@ def read(path: Path) -> bytes:
     return data
 
 
+def digest(path: Path) -> tuple[int, str]:
+    """Size in bytes and sha256 of a file, read in pieces. Raises OSError."""
+    size, sha256 = 0, hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(2**20):
+            size += len(piece)
+            sha256.update(piece)
+    return size, sha256.hexdigest()
+
+
 def input_file(data: bytes, relative: PurePosixPath | str) -> InputFile:
     """Provenance of an image from the very bytes that are decoded. relative: path relative to its root."""
     return InputFile(str(relative), len(data), hashlib.sha256(data).hexdigest())
@@ -106,17 +121,19 @@ def load(
     *,
     max_pixels: int = MAX_PIXELS,
     name: str | None = None,
+    room: Callable[[int], None] = lambda size: None,
 ) -> NDArray[np.uint8]:
     """Decode an image to (height, width, 3) uint8 RGB, upright.
 
     source: a file, or its bytes. max_pixels: larger pictures are refused from their header, before decoding.
-    name: what errors and notes call the image, the path when left out.
+    name: what errors and notes call the image, the path when left out. room: called before decoding with the
+    bytes that the pixels will take; may wait.
     Raises SamcliError, in one line with the name and the remedy, for whatever cannot be decoded. Warns with
     SamcliNote when there are more frames or pages than the first, which is the one used, and when 16-bit
     values leave the picture black.
     """
     name, data = _named(source, name)
-    image = _decode(data, name, max_pixels)
+    image = _decode(data, name, max_pixels, room)
     return _upright(_rgb(image, name), image)
 
 
@@ -137,42 +154,86 @@ def load_mask(
     return _upright(above if above.any() else values > 0, image)
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """Which images to take, by patterns as of `fnmatch` ("*.jpg"), in which * also stands for "/".
+
+    A pattern with a slash is held against the path below the root, others against each name in that path, so
+    that a folder's name stands for all that is in it. include: at least one must fit, when there are any.
+    exclude: none may fit.
+    """
+
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    def __contains__(self, relative: PurePosixPath) -> bool:
+        return not self.excludes(relative) and (not self.include or _fits(relative, self.include))
+
+    def excludes(self, relative: PurePosixPath) -> bool:
+        """Whether a file, or all of a folder, is out."""
+        return _fits(relative, self.exclude)
+
+
+EVERYTHING = Chosen()
+
+
 def list_images(
-    paths: Sequence[Path], *, root: Path | None = None, exclude: Path | None = None
+    paths: Sequence[Path],
+    *,
+    root: Path | None = None,
+    output: Path | None = None,
+    chosen: Chosen = EVERYTHING,
 ) -> Iterator[ImageFile]:
     """The images of files and folders, in the order given; folders recursively, sorted by name, as a stream.
 
     A folder is its own root. A file's root is `root`, or its parent when that is None; a file is taken
     whatever its name, and also when it does not exist (reading it then fails, alone). Left out of folders are
-    hidden names, names without one of EXTENSIONS, the folder `exclude` (the run's output) and loops of links;
-    when `exclude` is such a folder itself or holds it, the pictures a run writes are left out by their names.
+    hidden names, names without one of EXTENSIONS, the folder `output` (where the run writes) and loops of
+    links; when `output` is such a folder itself or holds it, the pictures a run writes are left out by their
+    names. Of what remains, only what is `chosen` is listed.
     Raises SamcliError at once when a folder holds no image or a file lies outside `root`, and later when a
     folder cannot be listed.
     """
     folders = [path for path in paths if path.is_dir()]
     for folder in folders:
-        if next(_walk(folder, exclude), None) is None:
+        if next(_walk(folder, output, chosen), None) is None:
+            if chosen != EVERYTHING and next(_walk(folder, output, EVERYTHING), None):
+                raise SamcliError(f"{folder} holds no image that --include and --exclude leave")
             raise SamcliError(f"{folder} holds no image; samcli looks for {' '.join(EXTENSIONS)}")
-    files = {path: ImageFile(path, _relative(path, root)) for path in paths if path not in folders}
+    files = {path: located(path, root) for path in paths if path not in folders}
     return (
-        image for path in paths for image in ([files[path]] if path in files else _walk(path, exclude))
-    )  # fmt: skip
+        image
+        for path in paths
+        for image in ([files[path]] if path in files else _walk(path, output, chosen))
+        if path not in files or image.relative in chosen
+    )
 
 
-def _relative(path: Path, root: Path | None) -> PurePosixPath:
+def located(path: Path, root: Path | None = None) -> ImageFile:
+    """A file and its path below `root`, or below its parent. Raises SamcliError when it lies outside."""
     if root is None:
-        return PurePosixPath(path.name)
+        return ImageFile(path, PurePosixPath(path.name))
     try:
         # abspath, not resolve: a link inside the root keeps its own name
         inside = Path(os.path.abspath(path)).relative_to(os.path.abspath(root))  # noqa: PTH100
     except ValueError:
         raise SamcliError(f"{path} lies outside the root {root}; give a root that holds it") from None
-    return PurePosixPath(inside.as_posix())
+    return ImageFile(path, PurePosixPath(inside.as_posix()))
 
 
-def _walk(folder: Path, exclude: Path | None) -> Iterator[ImageFile]:
+def _fits(relative: PurePosixPath, patterns: Sequence[str]) -> bool:
+    path = relative.as_posix()
+    return any(
+        fnmatchcase(path, pattern.removeprefix("./").strip("/"))
+        if "/" in pattern.rstrip("/")
+        else any(fnmatchcase(name, pattern.rstrip("/")) for name in relative.parts)
+        for pattern in patterns
+    )
+
+
+def _walk(folder: Path, output: Path | None, chosen: Chosen) -> Iterator[ImageFile]:
     top = os.path.realpath(folder)
-    out = None if exclude is None else os.path.realpath(exclude)
+    out = None if output is None else os.path.realpath(output)
     shared = out is not None and Path(top).is_relative_to(out)
 
     def ours(name: str, suffixes: tuple[str, ...]) -> bool:
@@ -187,17 +248,20 @@ def _walk(folder: Path, exclude: Path | None) -> Iterator[ImageFile]:
                 f"{place} cannot be listed: {error.strerror}; change its permissions or leave it out"
             ) from error
         for entry in listing:
-            path = place / entry.name
+            path, below = place / entry.name, relative / entry.name
             if entry.is_dir():
                 real = os.path.realpath(path)
-                if real not in above and real != out and not ours(entry.name, OUTPUT_FOLDERS):
-                    yield from visit(path, relative / entry.name, above | {real})
+                if not (
+                    real in above or real == out or ours(entry.name, OUTPUT_FOLDERS) or chosen.excludes(below)
+                ):
+                    yield from visit(path, below, above | {real})
             elif (
                 path.suffix.lower() in EXTENSIONS
                 and (entry.is_file() or entry.is_symlink())  # a broken link fails when read, with a line
                 and not ours(entry.name, OUTPUT_SUFFIXES)
+                and below in chosen
             ):
-                yield ImageFile(path, relative / entry.name)
+                yield ImageFile(path, below)
 
     return visit(folder, PurePosixPath(), frozenset({top}))
 
@@ -215,7 +279,9 @@ def _note(line: str) -> None:
     warnings.warn(line, SamcliNote, stacklevel=4)  # points at the caller of `load`
 
 
-def _decode(data: bytes, name: str, max_pixels: int) -> Image.Image:
+def _decode(
+    data: bytes, name: str, max_pixels: int, room: Callable[[int], None] = lambda size: None
+) -> Image.Image:
     """The first frame, loaded, in its own mode. Every way a file can be bad leaves as one SamcliError."""
     frames, unit = 1, ""
     try:
@@ -225,8 +291,9 @@ def _decode(data: bytes, name: str, max_pixels: int) -> Image.Image:
             if width * height > max_pixels:
                 raise SamcliError(
                     f"{name} is {width}x{height} pixels, {width * height / 1e6:.0f} million; the limit is "
-                    f"{max_pixels / 1e6:g} million; resize it first"
+                    f"{max_pixels / 1e6:g} million; resize it first, or raise the limit with --max-pixels"
                 )
+            room(3 * width * height)
             if isinstance(image, TiffImageFile) and image.tag_v2.get(_SUBFILE, 0) & 1:
                 raise SamcliError(
                     f"{name} shows only a thumbnail, as camera raw files do; convert it to JPEG first"

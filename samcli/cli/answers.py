@@ -8,52 +8,74 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from samcli.cli.common import ModelOptions, saved_embedding
+from samcli.batch import Room, Work
+from samcli.cli.model import Model, ModelOptions, saved_embedding
 from samcli.cli.prompts import STDIN, Request
 from samcli.errors import SamcliError
 from samcli.formats.logits import load_logits
-from samcli.images import ImageFile, input_file, list_images, load, load_mask, read
+from samcli.images import ImageFile, input_file, load, load_mask, located, read
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from samcli.batch import Work
     from samcli.predictor import Embedding, Prediction, Predictor
-    from samcli.records import InputFile, MaskRecord
+    from samcli.records import InputFile, MaskRecord, Run
 
+PROMPTS_PER_CALL = 64  # neighbouring prompts of one image that are answered together
 MASK_BYTES = 2**28  # full-size masks held at once, a byte per pixel
 
 
 class Job(NamedTuple):
-    """Prompts that succeed or fail together; all of one image."""
+    """Prompts of one image that are answered together. alone: each of them fails alone."""
 
-    image: Path
+    image: ImageFile
     requests: tuple[Request, ...]
+    alone: bool
 
 
-def one_by_one(requests: Iterable[Request]) -> Iterator[Job]:
-    """Each prompt is a job, in order, as they come."""
-    return (Job(request.image, (request,)) for request in requests)
+def in_order(requests: Iterable[Request], root: Path | None) -> Iterator[Job]:
+    """Neighbouring prompts of one image are a job, as they come; those before a bad one, too."""
+    chunk: list[Request] = []
+    try:
+        for request in requests:
+            if chunk and request.image != chunk[0].image:
+                yield Job(_image(chunk[0].image, root), tuple(chunk), alone=True)
+                chunk = []
+            chunk.append(request)
+            if len(chunk) == PROMPTS_PER_CALL:
+                yield Job(_image(request.image, root), tuple(chunk), alone=True)
+                chunk = []
+    except SamcliError:
+        if chunk:
+            yield Job(_image(chunk[0].image, root), tuple(chunk), alone=True)
+        raise
+    if chunk:
+        yield Job(_image(chunk[0].image, root), tuple(chunk), alone=True)
 
 
-def by_image(requests: Iterable[Request]) -> list[Job]:
+def by_image(requests: Iterable[Request], root: Path | None) -> list[Job]:
     """All prompts of an image are a job, in the order in which the images are first named."""
     jobs: dict[Path, list[Request]] = {}
     for request in requests:
         jobs.setdefault(request.image, []).append(request)
-    return [Job(image, tuple(members)) for image, members in jobs.items()]
+    return [Job(_image(image, root), tuple(members), alone=False) for image, members in jobs.items()]
 
 
-def located(image: Path, root: Path | None) -> ImageFile:
-    """An image and the path that names its outputs. Raises SamcliError for folders, or outside the root."""
-    if image == STDIN:
-        return ImageFile(image, PurePosixPath("stdin"))
-    if image.is_dir():
-        raise SamcliError(f"{image} is a folder; give an image file")
-    return next(list_images([image], root=root))
+def _image(path: Path, root: Path | None) -> ImageFile:
+    """The image and the path that names its outputs; with a problem for folders, or outside the root."""
+    if path == STDIN:
+        return ImageFile(path, PurePosixPath("stdin"))
+    image = ImageFile(path, PurePosixPath(path.name))
+    if path.is_dir():
+        return replace(image, problem=f"{path} is a folder; give an image file")
+    try:
+        return located(path, root)
+    except SamcliError as error:
+        return replace(image, problem=str(error))
 
 
 class Answer(NamedTuple):
@@ -64,23 +86,24 @@ class Answer(NamedTuple):
 
 
 class Answered(NamedTuple):
-    """A finished job with an answer for each request. size: (height, width).
+    """A finished job with an answer for each request, or the reason why there is none. size: (height, width).
 
     pixels: (H, W, 3) uint8, where a picture is to be drawn.
     """
 
-    image: ImageFile
     source: InputFile
     size: tuple[int, int]
     pixels: NDArray[np.uint8] | None
-    answers: list[Answer]
+    answers: list[Answer | str]
 
 
 class _Seen(NamedTuple):
-    image: ImageFile
+    """A job and its image: decoded, or with its embedding, or both."""
+
+    job: Job
     source: InputFile
     pixels: NDArray[np.uint8] | None
-    embedding: Embedding
+    embedding: Embedding | None
 
 
 @dataclass(frozen=True)
@@ -91,67 +114,89 @@ class MakeWork:
     every: bool
     pixels: bool
     embeddings: Path | None
-    root: Path | None
     keep_extension: bool
+    max_pixels: int
 
-    def __call__(self) -> Work[Job, Answered]:
-        return _Worker(self, self.settings.predictor()).work
+    def __call__(self, device: str) -> Work[Job, Answered]:
+        worker = _Worker(self, self.settings.predictor(device))
+        return Work(worker.compute, worker.read)
 
 
 class _Worker:
     def __init__(self, asked: MakeWork, predictor: Predictor) -> None:
         self.asked = asked
         self.predictor = predictor
-        self.seen: tuple[Path, _Seen] | None = None
+        self.last: Embedding | None = None
         self.stdin: bytes | None = None
+        self.lock = Lock()
 
-    def work(self, jobs: list[Job]) -> list[Answered]:
-        """Answer jobs of one image."""
-        seen = self._look(jobs[0].image)
-        size = seen.embedding.original_size
-        answers = iter(self._answers([r for job in jobs for r in job.requests], seen))
-        return [
-            Answered(seen.image, seen.source, size, seen.pixels, [next(answers) for _ in job.requests])
-            for job in jobs
-        ]
-
-    def _look(self, path: Path) -> _Seen:
-        """The image and its embedding, kept until another image is asked for."""
-        if self.seen and self.seen[0] == path:
-            return self.seen[1]
-        image = located(path, self.asked.root)
-        name = "standard input" if path == STDIN else str(path)
-        data = self._read(path)
+    def read(self, job: Job, room: Room) -> _Seen:
+        """Decode the job's image, or load its embedding."""
+        image = job.image
+        if image.problem:
+            raise SamcliError(image.problem)
+        data = self._bytes(image.path)
         source = input_file(data, image.relative)
-        pixels = None
+        pixels = embedding = None
         if self.asked.pixels or not self.asked.embeddings:
-            pixels = load(data, name=name)
+            name = "standard input" if image.path == STDIN else str(image.path)
+            pixels = load(data, name=name, max_pixels=self.asked.max_pixels, room=room)
         if self.asked.embeddings:
             embedding = saved_embedding(
-                self.asked.embeddings, image, source, self.asked.settings, self.asked.keep_extension
+                self.asked.embeddings,
+                image,
+                source,
+                self.asked.settings,
+                self.predictor,
+                self.asked.keep_extension,
             )
-        else:
-            assert pixels is not None
-            embedding = self.predictor.embed(pixels, image_sha256=source.sha256)
-        seen = _Seen(image, source, pixels if self.asked.pixels else None, embedding)
-        self.seen = (path, seen)
-        return seen
+        return _Seen(job, source, pixels, embedding)
 
-    def _read(self, path: Path) -> bytes:
-        """The file; standard input is read once and kept, for another try and for later prompts."""
+    def compute(self, jobs: list[_Seen]) -> list[Answered]:
+        """Answer the prompts of each job; those after each other of one image share its embedding."""
+        return [self._answer(seen) for seen in jobs]
+
+    def _answer(self, seen: _Seen) -> Answered:
+        embedding = seen.embedding
+        if embedding is None:
+            embedding = self.last
+            if embedding is None or embedding.image_sha256 != seen.source.sha256:
+                assert seen.pixels is not None
+                embedding = self.predictor.embed(seen.pixels, image_sha256=seen.source.sha256)
+                self.last = embedding
+        requests = list(seen.job.requests)
+        answers: list[Answer | str]
+        try:
+            answers = list(self._answers(requests, embedding))
+        except SamcliError:
+            if not seen.job.alone:
+                raise
+            answers = [self._one(request, embedding) for request in requests]
+        pixels = seen.pixels if self.asked.pixels else None
+        return Answered(seen.source, embedding.original_size, pixels, answers)
+
+    def _one(self, request: Request, embedding: Embedding) -> Answer | str:
+        try:
+            return next(self._answers([request], embedding))
+        except SamcliError as error:
+            return str(error)
+
+    def _bytes(self, path: Path) -> bytes:
+        """The file; standard input is read once and kept, for later prompts."""
         if path != STDIN:
             return read(path)
-        if self.stdin is None:
-            self.stdin = sys.stdin.buffer.read()
-        return self.stdin
+        with self.lock:
+            if self.stdin is None:
+                self.stdin = sys.stdin.buffer.read()
+            return self.stdin
 
-    def _answers(self, requests: list[Request], seen: _Seen) -> Iterator[Answer]:
-        height, width = seen.embedding.original_size
+    def _answers(self, requests: list[Request], embedding: Embedding) -> Iterator[Answer]:
+        height, width = embedding.original_size
         step = max(1, MASK_BYTES // (3 * height * width))
         for start in range(0, len(requests), step):
-            prompts = [r.prompt(self._mask(r, seen.embedding)) for r in requests[start : start + step]]
+            prompts = [r.prompt(self._mask(r, embedding)) for r in requests[start : start + step]]
             for prediction in self.predictor.predict(
-                seen.embedding, prompts, multimask=True if self.asked.every else None
+                embedding, prompts, multimask=True if self.asked.every else None
             ):
                 shown = prediction if self.asked.every else _best(prediction)
                 yield Answer(shown.records(), shown.low_res_logits)
@@ -185,7 +230,18 @@ def _best(prediction: Prediction) -> Prediction:
     )
 
 
-def described(request: Request) -> dict[str, Any]:
+def run_of(job: Job, every: bool, settings: ModelOptions, model: Model) -> Run:
+    """What makes the answers to a job; the prompts are part of it."""
+    masks, prompts = "all" if every else "best", [_described(request) for request in job.requests]
+    hashed = [
+        {k: v for k, v in p.items() if k not in ("id", "mask")} for p in prompts
+    ]  # names change no mask
+    return settings.run(
+        "predict", model, {"masks": masks, "prompts": prompts}, {"masks": masks, "prompts": hashed}
+    )
+
+
+def _described(request: Request) -> dict[str, Any]:
     """A prompt as it stands in a record's configuration; a mask file by its contents too."""
     values: dict[str, Any] = {"id": request.id}
     if request.points:
@@ -199,8 +255,3 @@ def described(request: Request) -> dict[str, Any]:
             if request.mask.is_file():
                 values["mask_sha256"] = hashlib.sha256(request.mask.read_bytes()).hexdigest()
     return values
-
-
-def hashed(prompt: dict[str, Any]) -> dict[str, Any]:
-    """What of a described prompt changes masks: not its name, nor where its mask file lies."""
-    return {key: value for key, value in prompt.items() if key not in ("id", "mask")}

@@ -60,7 +60,7 @@ def main(args: Sequence[str] | None = None) -> int:
         warnings.simplefilter("default", SamcliNote)
         warnings.showwarning = report.show_warning
         try:
-            app(args=args, prog_name="samcli")
+            app(args=_with_values(sys.argv[1:] if args is None else args), prog_name="samcli")
         except SystemExit as exit_:
             return exit_.code if isinstance(exit_.code, int) else 0
         except SamcliError as error:
@@ -70,6 +70,16 @@ def main(args: Sequence[str] | None = None) -> int:
             report.say_error(describe(error))
             return 1
     return 0
+
+
+def _with_values(args: Sequence[str]) -> list[str]:
+    """Give --ray, whose address may be left out, an empty one unless an address follows; Typer cannot."""
+    given = list(args)
+    for i, word in enumerate(given):
+        following = given[i + 1] if i + 1 < len(given) else ""
+        if word == "--ray" and not (following in ("auto", "local") or ":" in following):
+            given[i] = "--ray="
+    return given
 
 
 @contextmanager

@@ -10,27 +10,24 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 import typer
 
 from samcli.automask import PRESETS, AutomaskConfig, AutomaskSettings, generate
+from samcli.batch import Room, Work
 from samcli.cli import options
-from samcli.cli.common import (
-    Decoded,
-    ImageSink,
-    ModelOptions,
-    list_inputs,
-    read_picture,
-    run_images,
-    saved_embedding,
-)
+from samcli.cli.folder import FolderSink, run_images
+from samcli.cli.inputs import Decoded, parse_pixels, read_picture
+from samcli.cli.model import ModelOptions, saved_embedding
 from samcli.cli.report import Report
 from samcli.formats.atomic import write_bytes
 from samcli.formats.names import OutputPaths, image_id
 from samcli.formats.png import encode_jpeg, encode_png, label_map, write_masks_folder
-from samcli.formats.record import write_record
-from samcli.records import ImageRecord
+from samcli.formats.record import read_record, write_record
+from samcli.images import MAX_PIXELS, ImageFile
+from samcli.records import ImageRecord, MaskRecord, Run
 
 if TYPE_CHECKING:
-    from samcli.batch import Work
-    from samcli.images import ImageFile
-    from samcli.records import Run
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from samcli.predictor import Embedding
 
 
 class Picture(str, Enum):
@@ -64,8 +61,8 @@ def _share(name: str, what: str) -> Any:
 
 
 def automask(
-    images: options.Images,
     output: options.OutputFolder,
+    images: options.Images = [],  # noqa: B006 - Typer copies it
     format_: Annotated[
         list[Picture],
         typer.Option(
@@ -121,8 +118,17 @@ def automask(
         float | None, _share("max_mask_area", "Drop masks of more than this share of the image")
     ] = None,
     embeddings: options.Embeddings = None,
+    files_from: options.FilesFrom = None,
+    null: options.Null = False,
+    include: options.Include = [],  # noqa: B006
+    exclude: options.Exclude = [],  # noqa: B006
+    max_pixels: options.MaxPixels = f"{MAX_PIXELS // 10**6}M",
     root: options.Root = None,
     keep_extension: options.KeepExtension = False,
+    overwrite: options.Overwrite = False,
+    retry_failed: options.RetryFailed = False,
+    shard: options.Shard = None,
+    ray: options.Ray = None,
     model: options.Model = None,
     device: options.Device = "auto",
     dtype: options.DType = "fp32",
@@ -152,29 +158,26 @@ def automask(
         max_mask_area=max_mask_area,
     )
     config = replace(PRESETS[preset] if preset else AutomaskConfig(), **given.given())
-    inputs = list_inputs(images, root=root, out=output, keep_extension=keep_extension)
-    settings = ModelOptions(model, device, dtype, threads)
-    predictor = settings.load(report)
-    resolved = config.resolve(predictor.spec)
-    values = asdict(resolved)
-    hashed = {name: value for name, value in values.items() if name != "points_per_batch"}
-    run = settings.run("automask", predictor, values, hashed)
-    store = _Store(frozenset(format_), overlay)
-    sink = ImageSink(output, keep_extension, run, store, lambda paths: paths.record)
-    code = run_images(
-        report,
-        images,
-        inputs,
-        _MakeWork(settings, resolved, run, embeddings, keep_extension),
-        sink,
-        store.counts,
-    )
-    raise typer.Exit(code)
+    inputs = options.inputs(images, output, files_from, null, root, keep_extension, include, exclude, shard)
+    settings = ModelOptions(model, device, dtype, threads, elsewhere=ray is not None)
+    limit = parse_pixels(max_pixels)
+    known = settings.load(report)
+    run = settings.run("automask", known, asdict(config.resolve(known.spec)))
+    pictures = _Pictures(frozenset(format_), overlay, limit)
+    sink = _Sink(output, keep_extension, overwrite, retry_failed, run, pictures)
+    make_work = _MakeWork(settings, config, run, embeddings, keep_extension, limit)
+    raise typer.Exit(run_images(report, inputs, make_work, sink, known, options.cluster(ray, threads)))
+
+
+class _Seen(NamedTuple):
+    item: ImageFile
+    picture: Decoded
+    embedding: Embedding | None
 
 
 class _Result(NamedTuple):
     record: ImageRecord
-    picture: Decoded
+    pixels: NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -184,50 +187,107 @@ class _MakeWork:
     run: Run
     embeddings: Path | None
     keep_extension: bool
+    max_pixels: int
 
-    def __call__(self) -> Work[ImageFile, _Result]:
-        predictor = self.settings.predictor()
+    def __call__(self, device: str) -> Work[ImageFile, _Result]:
+        predictor = self.settings.predictor(device)
 
-        def look(item: ImageFile) -> _Result:
-            picture = read_picture(item)
+        def read(item: ImageFile, room: Room) -> _Seen:
+            picture = read_picture(item, self.max_pixels, room)
             embedding = None
             if self.embeddings:
                 embedding = saved_embedding(
-                    self.embeddings, item, picture.source, self.settings, self.keep_extension
+                    self.embeddings, item, picture.source, self.settings, predictor, self.keep_extension
                 )
-            masks = generate(predictor, picture.pixels, self.config, embedding=embedding)
-            height, width = picture.pixels.shape[:2]
-            name = item.relative.as_posix()
-            record = ImageRecord(
-                self.run, picture.source, image_id(item.relative), width, height, name, annotations=masks
+            return _Seen(item, picture, embedding)
+
+        def compute(seen: list[_Seen]) -> list[_Result]:
+            fresh = [one.picture.pixels for one in seen if one.embedding is None]
+            # One at a time is left to the generator, which knows whether it needs the whole image.
+            embedded = iter(predictor.embed_many(fresh) if len(fresh) > 1 else [None] * len(fresh))
+            return [look(one, one.embedding or next(embedded)) for one in seen]
+
+        def look(seen: _Seen, embedding: Embedding | None) -> _Result:
+            (item, (source, pixels), _), name = seen, seen.item.relative.as_posix()
+            masks = generate(predictor, pixels, self.config, embedding=embedding)
+            height, width = pixels.shape[:2]
+            return _Result(
+                ImageRecord(
+                    self.run, source, image_id(item.relative), width, height, name, annotations=masks
+                ),
+                pixels,
             )
-            return _Result(record, picture)
 
-        return lambda items: [look(item) for item in items]
+        return Work(compute, read, predictor.images_per_call)
 
 
-@dataclass
-class _Store:
-    """Writes pictures, then the record: where there is a record, everything is there."""
+@dataclass(frozen=True)
+class _Pictures:
+    """What to draw beside a record. max_pixels: of an image that is decoded for it."""
 
     formats: frozenset[Picture]
     overlay: bool
-    masks: int = 0
+    max_pixels: int
 
-    def __call__(self, paths: OutputPaths, result: _Result) -> None:
-        record, pixels = result.record, result.picture.pixels
-        if Picture.PNG in self.formats:
-            write_masks_folder(paths.masks, record.annotations)
-        if Picture.LABELMAP in self.formats:
-            labels = label_map([mask.segmentation for mask in record.annotations], pixels.shape[:2])
+    def wanted(self, paths: OutputPaths) -> list[Path]:
+        """Where they lie."""
+        return [
+            path
+            for path, asked in (
+                (paths.masks, Picture.PNG in self.formats),
+                (paths.labelmap, Picture.LABELMAP in self.formats),
+                (paths.overlay, self.overlay),
+            )
+            if asked
+        ]
+
+    def write(
+        self,
+        paths: OutputPaths,
+        which: list[Path],
+        record: ImageRecord,
+        pixels: NDArray[np.uint8] | None,
+    ) -> None:
+        """Write some of them. pixels: (H, W, 3) uint8, for the overlay."""
+        masks: list[MaskRecord] = list(record.annotations)
+        if paths.masks in which:
+            write_masks_folder(paths.masks, masks)
+        if paths.labelmap in which:
+            labels = label_map([mask.segmentation for mask in masks], (record.height, record.width))
             write_bytes(paths.labelmap, encode_png(labels))
-        if self.overlay:
+        if paths.overlay in which:
             from samcli.viz.overlay import overlay  # slow to import
 
-            drawn = overlay(pixels, [mask.segmentation for mask in record.annotations])
+            assert pixels is not None
+            drawn = overlay(pixels, [mask.segmentation for mask in masks])
             write_bytes(paths.overlay, encode_jpeg(drawn))
-        write_record(paths.record, record)
-        self.masks += len(record.annotations)
 
-    def counts(self) -> dict[str, int]:
-        return {"masks": self.masks}
+
+@dataclass
+class _Sink(FolderSink[ImageFile, _Result]):
+    """Writes pictures, then the record: where there is a record, everything is there."""
+
+    made_by: Run
+    pictures: _Pictures
+
+    def image(self, item: ImageFile) -> ImageFile:
+        return item
+
+    def run(self, item: ImageFile) -> Run:
+        return self.made_by
+
+    def others(self, paths: OutputPaths) -> tuple[Path, ...]:
+        return (paths.masks, paths.labelmap, paths.overlay, paths.cutout)
+
+    def store(self, paths: OutputPaths, item: ImageFile, result: _Result) -> dict[str, int]:
+        self.pictures.write(paths, self.pictures.wanted(paths), result.record, result.pixels)
+        write_record(paths.record, result.record)
+        return {"masks": len(result.record.annotations)}
+
+    def complete(self, paths: OutputPaths, item: ImageFile, room: Room) -> None:
+        missing = [path for path in self.pictures.wanted(paths) if not path.exists()]
+        if missing:
+            record, pixels = read_record(paths.record), None
+            if paths.overlay in missing:
+                pixels = read_picture(item, self.pictures.max_pixels, room).pixels
+            self.pictures.write(paths, missing, record, pixels)

@@ -3,26 +3,41 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
+from samcli.batch import Room, Work
 from samcli.cli import options
-from samcli.cli.common import ImageSink, ModelOptions, list_inputs, read_picture, run_images
+from samcli.cli.folder import FolderSink, run_images
+from samcli.cli.inputs import Decoded, parse_pixels, read_picture
+from samcli.cli.model import ModelOptions
 from samcli.cli.report import Report
+from samcli.formats.embedding import read_embedding_head
+from samcli.formats.names import OutputPaths
+from samcli.formats.record import Head
+from samcli.images import MAX_PIXELS, ImageFile
+from samcli.records import Run
 
 if TYPE_CHECKING:
-    from samcli.batch import Work
-    from samcli.formats.names import OutputPaths
-    from samcli.images import ImageFile
     from samcli.predictor import Embedding
 
 
 def embed(
-    images: options.Images,
     output: options.OutputFolder,
+    images: options.Images = [],  # noqa: B006 - Typer copies it
+    files_from: options.FilesFrom = None,
+    null: options.Null = False,
+    include: options.Include = [],  # noqa: B006
+    exclude: options.Exclude = [],  # noqa: B006
+    max_pixels: options.MaxPixels = f"{MAX_PIXELS // 10**6}M",
     root: options.Root = None,
     keep_extension: options.KeepExtension = False,
+    overwrite: options.Overwrite = False,
+    retry_failed: options.RetryFailed = False,
+    shard: options.Shard = None,
+    ray: options.Ray = None,
     model: options.Model = None,
     device: options.Device = "auto",
     dtype: options.DType = "fp32",
@@ -36,29 +51,51 @@ def embed(
     `predict` and `automask` use them with --embeddings DIR.
     """
     report = Report(quiet=quiet, json=json)
-    inputs = list_inputs(images, root=root, out=output, keep_extension=keep_extension)
-    settings = ModelOptions(model, device, dtype, threads)
-    run = settings.run("embed", settings.load(report), {})
-    sink = ImageSink(output, keep_extension, run, _store, lambda paths: paths.embedding)
-    raise typer.Exit(run_images(report, images, inputs, _MakeWork(settings), sink))
+    inputs = options.inputs(images, output, files_from, null, root, keep_extension, include, exclude, shard)
+    settings = ModelOptions(model, device, dtype, threads, elsewhere=ray is not None)
+    limit = parse_pixels(max_pixels)
+    known = settings.load(report)
+    sink = _Sink(output, keep_extension, overwrite, retry_failed, settings.run("embed", known, {}))
+    make_work = _MakeWork(settings, limit)
+    raise typer.Exit(run_images(report, inputs, make_work, sink, known, options.cluster(ray, threads)))
 
 
 @dataclass(frozen=True)
 class _MakeWork:
     settings: ModelOptions
+    max_pixels: int
 
-    def __call__(self) -> Work[ImageFile, Embedding]:
-        predictor = self.settings.predictor()
+    def __call__(self, device: str) -> Work[ImageFile, Embedding]:
+        predictor = self.settings.predictor(device)
 
-        def work(items: list[ImageFile]) -> list[Embedding]:
-            pictures = [read_picture(item) for item in items]
+        def read(item: ImageFile, room: Room) -> Decoded:
+            return read_picture(item, self.max_pixels, room)
+
+        def compute(pictures: list[Decoded]) -> list[Embedding]:
             digests = [picture.source.sha256 for picture in pictures]
             return predictor.embed_many([picture.pixels for picture in pictures], image_sha256=digests)
 
-        return work
+        return Work(compute, read, predictor.images_per_call)
 
 
-def _store(paths: OutputPaths, embedding: Embedding) -> None:
-    from samcli.predictor import save_embedding
+@dataclass
+class _Sink(FolderSink[ImageFile, "Embedding"]):
+    made_by: Run
 
-    save_embedding(embedding, paths.embedding)
+    def image(self, item: ImageFile) -> ImageFile:
+        return item
+
+    def run(self, item: ImageFile) -> Run:
+        return self.made_by
+
+    def main(self, paths: OutputPaths) -> Path:
+        return paths.embedding
+
+    def head(self, path: Path, run: Run) -> Head | None:
+        return read_embedding_head(path)
+
+    def store(self, paths: OutputPaths, item: ImageFile, result: Embedding) -> dict[str, int]:
+        from samcli.predictor import save_embedding
+
+        save_embedding(result, paths.embedding)
+        return {}

@@ -2,15 +2,97 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from samcli import batch
+from samcli.cli.inputs import Inputs, parse_shard
+from samcli.images import Chosen
+
 Images = Annotated[
     list[Path],
     typer.Argument(
-        help="Image files, and folders searched for images at any depth.", metavar="IMAGES_OR_DIRS..."
+        help="Image files, and folders searched for images at any depth.", metavar="[IMAGES_OR_DIRS...]"
+    ),
+]
+FilesFrom = Annotated[
+    Path | None,
+    typer.Option(
+        "--files-from",
+        metavar="FILE|-",
+        help="Also the images listed in FILE, or on standard input, one on each line.",
+        rich_help_panel="Inputs",
+    ),
+]
+Null = Annotated[
+    bool,
+    typer.Option(
+        "-0",
+        "--null",
+        help="Names of --files-from end in NUL, as find -print0 writes them.",
+        rich_help_panel="Inputs",
+    ),
+]
+Include = Annotated[
+    list[str],
+    typer.Option(
+        "--include",
+        metavar="GLOB",
+        help="Only images whose name, or path if there is a slash in it, fits. May be repeated.",
+        rich_help_panel="Inputs",
+    ),
+]
+Exclude = Annotated[
+    list[str],
+    typer.Option(
+        "--exclude",
+        metavar="GLOB",
+        help="No images or folders whose name, or path, fits. May be repeated.",
+        rich_help_panel="Inputs",
+    ),
+]
+MaxPixels = Annotated[
+    str,
+    typer.Option(
+        "--max-pixels",
+        metavar="N",
+        help="Refuse larger images before they are decoded; 50M is 50 million pixels.",
+        rich_help_panel="Inputs",
+    ),
+]
+Shard = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="I/N",
+        help="Only part I, from 1, of N parts; each image is in one, by its path.",
+        rich_help_panel="Runs",
+    ),
+]
+Overwrite = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite", help="Work on everything anew; replace what is there.", rich_help_panel="Runs"
+    ),
+]
+RetryFailed = Annotated[
+    bool,
+    typer.Option(
+        "--retry-failed",
+        help="Try again also what failed in an earlier run and has not changed.",
+        rich_help_panel="Runs",
+    ),
+]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="[ADDRESS]",
+        help="Work on a Ray cluster; without an address on that of this machine, started if there is none.",
+        rich_help_panel="Runs",
     ),
 ]
 OutputFolder = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the results.")]
@@ -24,7 +106,9 @@ Model = Annotated[
 Device = Annotated[
     str,
     typer.Option(
-        "--device", metavar="DEVICE", help="auto, cpu, mps, cuda or cuda:N; auto takes a GPU if there is one."
+        "--device",
+        metavar="DEVICE",
+        help="auto, cpu, mps, cuda, cuda:N, or all GPUs; auto takes a GPU if there is one.",
     ),
 ]
 DType = Annotated[
@@ -51,3 +135,32 @@ Embeddings = Annotated[
     Path | None,
     typer.Option("--embeddings", metavar="DIR", help="Use the embeddings that `samcli embed -o DIR` wrote."),
 ]
+
+
+def inputs(
+    images: Sequence[Path],
+    output: Path,
+    files_from: Path | None,
+    null: bool,
+    root: Path | None,
+    keep_extension: bool,
+    include: Sequence[str],
+    exclude: Sequence[str],
+    shard: str | None,
+) -> Inputs:
+    """What the options say of the input images. Raises UsageError."""
+    return Inputs(
+        tuple(images),
+        output,
+        files_from,
+        null,
+        root,
+        keep_extension,
+        Chosen(tuple(include), tuple(exclude)),
+        parse_shard(shard) if shard else None,
+    )
+
+
+def cluster(address: str | None, threads: int | None) -> batch.Ray | None:
+    """What --ray says; a worker has as many CPUs as it may have threads, one if nobody says."""
+    return None if address is None else batch.Ray(address or None, threads or 1)

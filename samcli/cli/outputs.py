@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import json as jsonlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from samcli.cli.answers import Answered, Job, described, hashed, located
-from samcli.cli.common import ModelOptions, remove_stale
+from samcli.batch import Room
+from samcli.cli.answers import Answer, Answered, Job, run_of
+from samcli.cli.folder import FolderSink
+from samcli.cli.inputs import read_picture
+from samcli.cli.model import Model, ModelOptions
 from samcli.cli.prompts import STDIN
 from samcli.cli.report import Report, UsageError, json_line, write_stdout
 from samcli.formats.atomic import new_folder, write_bytes
 from samcli.formats.logits import save_logits
-from samcli.formats.names import check_unique, image_id, output_paths
+from samcli.formats.names import OutputPaths, check_unique, image_id
 from samcli.formats.png import cutout, encode_jpeg, encode_png, label_map
-from samcli.formats.record import write_error, write_record
+from samcli.formats.record import read_record, write_record
+from samcli.images import ImageFile
 from samcli.masks import decode_rle
 from samcli.records import ImageRecord, MaskRecord, Run
-
-if TYPE_CHECKING:
-    from samcli.predictor import Predictor
 
 Format = Literal["cutout", "overlay"]
 
@@ -66,85 +69,36 @@ def target(output: str | None, format_: Format | None, *, json: bool, terminal: 
     return Target(kind, path, format_)
 
 
-def check_room(where: Target, jobs: list[Job], root: Path | None, keep_extension: bool) -> None:
+def check_room(where: Target, jobs: list[Job], keep_extension: bool) -> None:
     """Raise SamcliError when two images would go to one place."""
     if where.kind == "folder":
-        images = [located(job.image, root) for job in jobs]
+        images = [job.image for job in jobs if not job.image.problem]
         check_unique(((i.path, i.relative) for i in images), keep_extension=keep_extension)
     elif where.kind in ("png", "json") and len(jobs) > 1:
         name = "standard output" if where.path == STDIN else where.path
         raise UsageError(f"the prompts are of {len(jobs)} images, but {name} holds one; give -o a folder")
 
 
-@dataclass
-class Outputs:
-    """The sink of `predict`. every, keep_extension: as asked. echo: lines on standard output beside files.
-
-    fail_lines: a failed prompt has a line too, with "error" instead of "masks". lines: kept for `close`.
-    """
+@dataclass(frozen=True)
+class Asked:
+    """What of the command line shapes the outputs. every: all three masks of each prompt."""
 
     where: Target
     settings: ModelOptions
-    predictor: Predictor
-    report: Report
+    model: Model
     every: bool
-    root: Path | None
-    keep_extension: bool
+    json: bool
     logits: Path | None
-    fail_lines: bool
-    lines: list[dict[str, Any]] = field(default_factory=list)
+    max_pixels: int
 
-    def write(self, job: Job, done: Answered) -> None:
-        kind, path = self.where.kind, self.where.path
-        if kind == "folder":
-            self._write_folder(job, done)
-        elif kind == "json":
-            write_record(path, self._record(job, done))
-        elif kind == "png":
-            self._write_png(job, done)
-        if self.logits:
-            save_logits(self.logits, np.concatenate([answer.logits for answer in done.answers]))
-        for request, answer in zip(job.requests, done.answers, strict=True):
-            masks = [mask.to_json() for mask in answer.masks]
-            self._line({"id": request.id, "image": str(request.image), "masks": masks})
+    def run(self, job: Job) -> Run:
+        return run_of(job, self.every, self.settings, self.model)
 
-    def fail(self, job: Job, reason: str) -> None:
-        if self.where.kind == "folder":
-            image = located(job.image, self.root)
-            paths = output_paths(self.where.path, image.relative, keep_extension=self.keep_extension)
-            remove_stale(paths.record)
-            write_error(paths.error, self._run(job), image.relative.as_posix(), reason)
-        if self.fail_lines:
-            for request in job.requests:
-                self._line({"id": request.id, "image": str(request.image), "error": reason})
-
-    def close(self, *, complete: bool) -> None:
-        """Write what only the end of the run makes whole."""
-        if self.where.kind == "table":
-            print_table(self.lines)
-        elif self.where.kind == "jsonl" and complete:
-            write_bytes(self.where.path, b"".join(json_line(line) for line in self.lines))
-
-    def _line(self, line: dict[str, Any]) -> None:
-        if self.where.kind == "lines" or self.report.json:
-            write_stdout(json_line(line))
-        if self.where.kind in ("table", "jsonl"):
-            self.lines.append(line)
-
-    def _run(self, job: Job) -> Run:
-        masks, prompts = "all" if self.every else "best", [described(r) for r in job.requests]
-        return self.settings.run(
-            "predict",
-            self.predictor,
-            {"masks": masks, "prompts": prompts},
-            {"masks": masks, "prompts": [hashed(prompt) for prompt in prompts]},
-        )
-
-    def _record(self, job: Job, done: Answered) -> ImageRecord:
+    def record(self, job: Job, done: Answered) -> ImageRecord:
         """The record of an image: the masks of its prompts in order, numbered through."""
-        relative = done.image.relative
+        relative = job.image.relative
         return ImageRecord(
-            self._run(job),
+            self.run(job),
             done.source,
             image_id(relative),
             done.size[1],
@@ -153,26 +107,75 @@ class Outputs:
             tuple(replace(mask, id=number) for number, mask in enumerate(_masks(done), start=1)),
         )
 
-    def _write_folder(self, job: Job, done: Answered) -> None:
-        paths = output_paths(self.where.path, done.image.relative, keep_extension=self.keep_extension)
-        if self.where.format == "overlay":
-            write_bytes(paths.overlay, encode_jpeg(_drawn(job, done)))
-        elif self.where.format == "cutout":
-            assert done.pixels is not None
-            with new_folder(paths.cutout) as folder:
-                for i, mask in enumerate(_masks(done)):
-                    picture = cutout(done.pixels, [mask.segmentation])
-                    (folder / f"{i}.png").write_bytes(encode_png(picture))
-        write_record(paths.record, self._record(job, done))
-        paths.error.unlink(missing_ok=True)
+    def beside(self, job: Job, done: Answered) -> None:
+        """Write what was asked for besides: logits, and lines on standard output."""
+        if self.logits:
+            save_logits(
+                self.logits, np.concatenate([a.logits for a in done.answers if isinstance(a, Answer)])
+            )
+        if self.json and self.where.kind != "lines":
+            for line in _lines(job, done):
+                write_stdout(json_line(line))
+
+
+@dataclass
+class Stream:
+    """The sink of `predict` for everything but folders: lines, a table, or one file.
+
+    failed: prompts that failed, (name, reason), in order. lines: kept for `close`.
+    """
+
+    asked: Asked
+    report: Report
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    lines: list[dict[str, Any]] = field(default_factory=list)
+
+    def done(self, item: Job, room: Room) -> bool:
+        return False
+
+    def write(self, item: Job, result: Answered) -> dict[str, int]:
+        where = self.asked.where
+        if where.kind == "json":
+            write_record(where.path, self.asked.record(item, result))
+        elif where.kind == "png":
+            self._write_png(item, result)
+        self.asked.beside(item, result)
+        for line in _lines(item, result):
+            self._line(line)
+            if "error" in line:
+                self.failed.append((prompt_name(line["id"], item), line["error"]))
+        return {}
+
+    def fail(self, item: Job, reason: str) -> None:
+        for request in item.requests:
+            name = prompt_name(request.id, item) if item.alone else str(item.image.path)
+            self.failed.append((name, reason))
+            if item.alone:
+                self._line({"id": request.id, "image": str(item.image.path), "error": reason})
+            else:
+                break
+
+    def close(self, *, complete: bool) -> None:
+        """Write what only the end of the run makes whole."""
+        where = self.asked.where
+        if where.kind == "table":
+            print_table(self.lines)
+        elif where.kind == "jsonl" and complete:
+            write_bytes(where.path, b"".join(json_line(line) for line in self.lines))
+
+    def _line(self, line: dict[str, Any]) -> None:
+        if self.asked.where.kind == "lines":
+            write_stdout(json_line(line))
+        elif self.asked.where.has_lines:
+            self.lines.append(line)
 
     def _write_png(self, job: Job, done: Answered) -> None:
-        count = len(_masks(done))
-        if self.where.format == "overlay":
-            data = encode_png(_drawn(job, done))
+        where, count = self.asked.where, len(_masks(done))
+        if where.format == "overlay":
+            data = encode_png(_drawn(job, _masks(done), done.pixels))
         else:
             masks = [mask.segmentation for mask in _masks(done)]
-            if self.where.format == "cutout":
+            if where.format == "cutout":
                 assert done.pixels is not None
                 data = encode_png(cutout(done.pixels, masks))
                 if count > 1:
@@ -184,25 +187,88 @@ class Outputs:
                 self.report.note(
                     f"note: {count} masks in one picture: an index map, 0 background, 1 the first mask"
                 )
-        if self.where.path == STDIN:
+        if where.path == STDIN:
             write_stdout(data)
         else:
-            write_bytes(self.where.path, data)
+            write_bytes(where.path, data)
+
+
+@dataclass
+class Folder(FolderSink[Job, Answered]):
+    """The sink of `predict` for folders: a record for each image, and maybe a picture."""
+
+    asked: Asked
+
+    def image(self, item: Job) -> ImageFile:
+        return item.image
+
+    def run(self, item: Job) -> Run:
+        return self.asked.run(item)
+
+    def others(self, paths: OutputPaths) -> tuple[Path, ...]:
+        return (paths.masks, paths.labelmap, paths.overlay, paths.cutout)
+
+    def done(self, item: Job, room: Room) -> bool:
+        return super().done(item, room) and not self.asked.logits
+
+    def store(self, paths: OutputPaths, item: Job, result: Answered) -> dict[str, int]:
+        record = self.asked.record(item, result)
+        self._picture(paths, item, record, result.pixels)
+        self.asked.beside(item, result)
+        write_record(paths.record, record)
+        return {"masks": len(record.annotations)}
+
+    def complete(self, paths: OutputPaths, item: Job, room: Room) -> None:
+        wanted = {"overlay": paths.overlay, "cutout": paths.cutout}.get(self.asked.where.format or "")
+        if wanted and not wanted.exists():
+            pixels = read_picture(item.image, self.asked.max_pixels, room).pixels
+            self._picture(paths, item, read_record(paths.record), pixels)
+
+    def _picture(
+        self, paths: OutputPaths, job: Job, record: ImageRecord, pixels: NDArray[np.uint8] | None
+    ) -> None:
+        if self.asked.where.format == "overlay":
+            write_bytes(paths.overlay, encode_jpeg(_drawn(job, list(record.annotations), pixels)))
+        elif self.asked.where.format == "cutout":
+            assert pixels is not None
+            with new_folder(paths.cutout) as folder:
+                for i, mask in enumerate(record.annotations):
+                    picture = cutout(pixels, [mask.segmentation])
+                    (folder / f"{i}.png").write_bytes(encode_png(picture))
+
+
+def prompt_name(prompt_id: Any, job: Job) -> str:
+    """What a failed prompt is called."""
+    return f"prompt {jsonlib.dumps(prompt_id)} of {image_name(job)}"
+
+
+def image_name(job: Job) -> str:
+    """What the image of a job is called."""
+    return "standard input" if job.image.path == STDIN else str(job.image.path)
+
+
+def _lines(job: Job, done: Answered) -> Iterator[dict[str, Any]]:
+    for request, answer in zip(job.requests, done.answers, strict=True):
+        line = {"id": request.id, "image": str(request.image)}
+        if isinstance(answer, str):
+            yield {**line, "error": answer}
+        else:
+            yield {**line, "masks": [mask.to_json() for mask in answer.masks]}
 
 
 def _masks(done: Answered) -> list[MaskRecord]:
-    return [mask for answer in done.answers for mask in answer.masks]
+    return [mask for answer in done.answers if isinstance(answer, Answer) for mask in answer.masks]
 
 
-def _drawn(job: Job, done: Answered) -> NDArray[np.uint8]:
+def _drawn(job: Job, masks: list[MaskRecord], pixels: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
     """The picture with the masks and the prompts."""
     from samcli.viz.overlay import overlay  # slow to import
 
-    assert done.pixels is not None
+    assert pixels is not None
     prompts = job.requests
     return overlay(
-        done.pixels,
-        [mask.segmentation for mask in _masks(done)],
+        pixels,
+        [mask.segmentation for mask in masks],
         points=[point for r in prompts for point in r.points],
         labels=[label for r in prompts for label in (r.labels or (1,) * len(r.points))],
         boxes=[r.box for r in prompts if r.box],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,15 +11,17 @@ import typer
 
 from samcli import batch
 from samcli.cli import options
-from samcli.cli.answers import Job, MakeWork, by_image, one_by_one
-from samcli.cli.common import ModelOptions
-from samcli.cli.outputs import Format, Outputs, check_room, target
+from samcli.cli.answers import MakeWork, by_image, in_order
+from samcli.cli.folder import run_folder
+from samcli.cli.inputs import parse_pixels, parse_shard, stdin_pieces
+from samcli.cli.model import ModelOptions
+from samcli.cli.outputs import Asked, Folder, Format, Stream, check_room, image_name, target
 from samcli.cli.prompts import STDIN, Request, from_lines, from_options
 from samcli.cli.report import Report, UsageError, named, say_error, say_failures
 from samcli.errors import SamcliError
+from samcli.images import MAX_PIXELS
 
 TERMINAL = "standard input is a terminal; name a file, or pipe one in"
-PROMPTS_PER_CALL = 64  # lines of one image that are answered together
 
 
 def predict(
@@ -75,8 +76,13 @@ def predict(
         Path | None, typer.Option(metavar="FILE", help="Also save the low-res logits, for --mask next time.")
     ] = None,
     embeddings: options.Embeddings = None,
+    max_pixels: options.MaxPixels = f"{MAX_PIXELS // 10**6}M",
     root: options.Root = None,
     keep_extension: options.KeepExtension = False,
+    overwrite: options.Overwrite = False,
+    retry_failed: options.RetryFailed = False,
+    shard: options.Shard = None,
+    ray: options.Ray = None,
     model: options.Model = None,
     device: options.Device = "auto",
     dtype: options.DType = "fp32",
@@ -100,36 +106,49 @@ def predict(
     else:
         requests = _from_file(prompts, image)
 
+    in_folder = where.kind == "folder"
+    if not in_folder and (overwrite or retry_failed or shard or ray is not None or device == "all"):
+        raise UsageError(
+            "--overwrite, --retry-failed, --shard, --ray and --device all need a folder: -o DIR/"
+        )
+    if (ray is not None or device == "all") and (json or image == STDIN):
+        raise UsageError("with --ray or --device all neither standard input nor --json can be used")
+
     # In a list each prompt fails alone where it has a line of its own; elsewhere an image stands as a whole.
     alone = prompts is not None and where.has_lines
-    jobs = one_by_one(requests) if alone else by_image(requests)
+    jobs = in_order(requests, root) if alone else by_image(requests, root)
     if isinstance(jobs, list):
-        check_room(where, jobs, root, keep_extension)
-    settings = ModelOptions(model, device, dtype, threads)
-    outputs = Outputs(
-        where, settings, settings.load(report), report, every, root, keep_extension, logits, alone
-    )
-    tally = batch.run(
-        report.progress(jobs, None, "prompt" if alone else "image"),
-        MakeWork(settings, every, format_ is not None, embeddings, root, keep_extension),
-        outputs,
-        size=PROMPTS_PER_CALL if alone else 1,
-        key=lambda job: job.image,
-    )
+        check_room(where, jobs, keep_extension)
+        part = parse_shard(shard) if shard else None
+        jobs = [job for job in jobs if part is None or job.image in part]
+    limit = parse_pixels(max_pixels)
+    settings = ModelOptions(model, device, dtype, threads, elsewhere=ray is not None)
+    known = settings.load(report)
+    asked = Asked(where, settings, known, every, json, logits, limit)
+    make_work = MakeWork(settings, every, format_ is not None, embeddings, keep_extension, limit)
+    if in_folder:
+        folder = Folder(where.path, keep_extension, overwrite, retry_failed, asked)
+        assert isinstance(jobs, list)
+        for job in jobs:
+            if not job.image.problem:
+                folder.allow(job)
+        cluster = options.cluster(ray, threads)
+        alone = prompts is None
+        run = run_folder(report, jobs, len(jobs), make_work, folder, known, cluster, alone=alone)
+        raise typer.Exit(run.code)
+
+    stream = Stream(asked, report)
+    total = len(jobs) if isinstance(jobs, list) else None
+    with report.progress(total, "image") as progress:
+        tally = batch.run(jobs, make_work, stream, devices=known.devices, progress=progress)
     if prompts is None and tally.failures and not tally.stopped:
-        job, reason = tally.failures[0]
-        say_error(named(_name(job, alone), reason))
+        say_error(named(image_name(tally.failures[0].item), tally.failures[0].reason))
         raise typer.Exit(1)
-    outputs.close(complete=not tally.stopped)
-    say_failures((_name(job, alone), reason) for job, reason in tally.failures)
+    stream.close(complete=not tally.stopped)
+    say_failures(stream.failed)
     if tally.stopped:
         say_error(tally.stopped[1])
-    raise typer.Exit(tally.exit_code)
-
-
-def _name(job: Job, alone: bool) -> str:
-    image = "standard input" if job.image == STDIN else str(job.image)
-    return f"prompt {jsonlib.dumps(job.requests[0].id)} of {image}" if alone else image
+    raise typer.Exit(tally.exit_code or (3 if stream.failed else 0))
 
 
 def _from_file(prompts: str, image: Path | None) -> Iterable[Request]:
@@ -137,7 +156,7 @@ def _from_file(prompts: str, image: Path | None) -> Iterable[Request]:
     if prompts == "-":
         if image == STDIN:
             raise UsageError("the image and the prompts cannot both be standard input")
-        return from_lines(sys.stdin.buffer, "standard input", image, piped=True)
+        return from_lines(stdin_pieces(b"\n"), "standard input", image, piped=True)
     try:
         with Path(prompts).open("rb") as file:
             requests = list(from_lines(file, prompts, image))

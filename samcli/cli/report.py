@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 import warnings
-from collections.abc import Iterable, Iterator
-from typing import Any, NoReturn, TextIO, TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn, TextIO
 
 from tqdm import tqdm
 
+from samcli.batch import Tally
 from samcli.errors import DiskFullError, SamcliError, SamcliNote
 
-Item = TypeVar("Item")
+LINE_SECONDS = 30.0  # between lines of progress where there is no terminal
 
 
 class UsageError(SamcliError):
@@ -36,10 +39,57 @@ class Report:
         if not self.quiet:
             say(line)
 
-    def progress(self, items: Iterable[Item], total: int | None, unit: str) -> Iterator[Item]:
-        """Pass items through a progress bar, which shows on a terminal and unless quiet."""
-        hidden = self.quiet or not sys.stderr.isatty()
-        return iter(tqdm(items, total=total, unit=unit, file=sys.stderr, disable=hidden, leave=False))
+    @contextmanager
+    def progress(self, total: int | None, unit: str) -> Iterator[Callable[[Tally[Any]], None]]:
+        """Show how a run goes, unless quiet: a bar on a terminal, elsewhere a line every `LINE_SECONDS`.
+
+        total: items, None when nobody knows. unit: what they are.
+        """
+        if self.quiet:
+            yield lambda tally: None
+        elif sys.stderr.isatty():
+            with tqdm(total=total, unit=unit, file=sys.stderr, leave=False, dynamic_ncols=True) as bar:
+                yield _Bar(bar)
+        else:
+            yield _Lines(total, unit)
+
+
+class _Bar:
+    def __init__(self, bar: tqdm[Any]) -> None:
+        self._bar = bar
+        self._start = time.monotonic()
+
+    def __call__(self, tally: Tally[Any]) -> None:
+        told = [f"{name} {rate:.3g}/s" for name, rate in _rates(tally, time.monotonic() - self._start)]
+        told += [f"{len(tally.failures)} failed"] if tally.failures else []
+        self._bar.set_postfix_str(", ".join(told), refresh=False)
+        self._bar.update(tally.seen - self._bar.n)
+
+
+class _Lines:
+    def __init__(self, total: int | None, unit: str) -> None:
+        self._total, self._unit = total, unit
+        self._start = self._said = time.monotonic()
+
+    def __call__(self, tally: Tally[Any]) -> None:
+        now = time.monotonic()
+        if now - self._said < LINE_SECONDS:
+            return
+        self._said = now
+        elapsed = now - self._start
+        of = "" if self._total is None else f" of {self._total}"
+        told = [f"{tally.seen}{of} {self._unit}s"]
+        told += [f"{len(tally.failures)} failed"] if tally.failures else []
+        told += [f"{rate:.3g} {name}/s" for name, rate in _rates(tally, elapsed)]
+        worked = tally.seen - tally.skipped
+        if self._total is not None and worked:
+            left = max(0, self._total - tally.seen) * elapsed / worked
+            told.append(f"about {tqdm.format_interval(left)} left")
+        say(", ".join(told))
+
+
+def _rates(tally: Tally[Any], seconds: float) -> list[tuple[str, float]]:
+    return [(name, count / seconds) for name, count in sorted(tally.counts.items()) if seconds > 0]
 
 
 def say(line: str) -> None:

@@ -53,7 +53,8 @@ def check_unique(images: Iterable[tuple[Path, PurePosixPath]], *, keep_extension
             other = owners.setdefault(output, path)
             if other != path:
                 raise SamcliError(
-                    f"{other} and {path} would both write {output}; rename one or give them separate runs"
+                    f"{other} and {path} would both write {output}; "
+                    "rename one, or name outputs by --root or --keep-extension"
                 )
 
 

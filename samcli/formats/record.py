@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
 from samcli.errors import SamcliError
 from samcli.formats.atomic import write_text
-from samcli.records import ImageRecord, Run
+from samcli.records import SCHEMA, ImageRecord, InputFile, Run
+
+UNHASHED = ("points_per_batch",)
+"""What a configuration holds that changes no masks."""
+
+_END = b"]}\n"  # of every record
 
 
 def write_record(path: Path, record: ImageRecord) -> None:
@@ -47,21 +54,98 @@ def read_record(path: Path) -> ImageRecord:
         raise SamcliError(f"{path}: {error}") from error
 
 
-def write_error(path: Path, run: Run, relative: str, message: str) -> None:
+class Head(NamedTuple):
+    """What a record or a note of failure says before its masks. source: None where nothing could be read.
+
+    reason: why the image failed, "" in a record.
+    """
+
+    run: Run
+    source: InputFile | None
+    reason: str = ""
+
+
+def read_head(path: Path) -> Head | None:
+    """Read the head of a record, no more than its first line; None when there is no record, or half of one.
+
+    Raises SamcliError, naming the file, when it is something else.
+    """
+    try:
+        with path.open("rb") as file:
+            line = file.readline()
+            file.seek(-min(file.seek(0, os.SEEK_END), len(_END)), os.SEEK_END)
+            whole = file.read() == _END
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise SamcliError(f"{path} cannot be read: {error.strerror}; choose another output") from error
+    start = b'{"samcli": '
+    if not line.startswith(start[: len(line)]):
+        raise SamcliError(f"{path} is not a record of samcli; choose another output, or add --overwrite")
+    try:
+        return _head(json.loads(line.rstrip(b",\n") + b"}"), "") if whole else None
+    except ValueError:
+        return None
+
+
+def write_error(path: Path, run: Run, relative: PurePosixPath, source: InputFile | None, reason: str) -> None:
     """Write why an image failed, in place of its record and with the head it would have had.
 
-    relative: the image's path relative to its root. Raises SamcliError when that fails.
+    relative: the image's path relative to its root. source: the file, if it could be read.
+    Raises SamcliError when that fails.
     """
-    head = {**run.to_json(), "input": {"path": relative}}
-    write_text(path, f'{{"samcli": {_compact(head)},\n "error": {_compact(message)}}}\n')
+    given = {"path": str(relative)} if source is None else asdict(source)
+    head = {**run.to_json(), "input": given}
+    write_text(path, f'{{"samcli": {_compact(head)},\n "error": {_compact(reason)}}}\n')
 
 
-def config_hash(command: str, weights_sha256: str, config: Mapping[str, Any], dtype: str) -> str:
+def read_error(path: Path) -> Head | None:
+    """Read what `write_error` wrote; None when there is no such file, or another one."""
+    try:
+        data = json.loads(path.read_bytes())
+        return _head(data, data["error"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def difference(old: Run, new: Run) -> str:
+    """How `old` differs from `new` in what changes masks, for people; "" when it does not."""
+    if old.config_hash == new.config_hash:
+        return ""
+    if old.command != new.command:
+        return f"made by {old.command}, not {new.command}"
+    if old.weights_sha256 != new.weights_sha256:
+        other = f"made with the model {old.model}"
+        return other + (", other weights of that name" if old.model == new.model else f", not {new.model}")
+    changed = [name for name in {**new.config, **old.config} if old.config.get(name) != new.config.get(name)]
+    if "prompts" in changed or not changed:
+        return "made with other prompts"
+    values = [f"{n} {_value(old, n)}, not {_value(new, n)}" for n in changed if n not in UNHASHED]
+    return "made with " + "; ".join(values[:3]) + (f" and {len(values) - 3} more" if len(values) > 3 else "")
+
+
+def _value(run: Run, name: str) -> str:
+    value = run.config.get(name, "unset")
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _head(data: Any, reason: str) -> Head | None:
+    try:
+        head = dict(data["samcli"])
+        if head.pop("schema") != SCHEMA:
+            return None
+        source = head.pop("input")
+        return Head(Run(**head), InputFile(**source) if "sha256" in source else None, str(reason))
+    except (LookupError, TypeError, ValueError):
+        return None
+
+
+def config_hash(command: str, weights_sha256: str, config: Mapping[str, Any]) -> str:
     """sha256 of all that changes masks, as JSON with sorted keys and without spaces: the same for equal runs.
 
-    config: the resolved values that change masks, prompts included. dtype: of the network, such as "fp32".
+    config: the resolved values that change masks, precision and prompts included.
     """
-    what = {"command": command, "weights_sha256": weights_sha256, "config": config, "dtype": dtype}
+    what = {"command": command, "weights_sha256": weights_sha256, "config": config}
     text = json.dumps(what, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 

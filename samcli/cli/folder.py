@@ -1,0 +1,250 @@
+"""Runs over images into a folder: what is done already, what is written, what is said."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from samcli import batch, images
+from samcli.batch import Room, Tally
+from samcli.cli.inputs import Inputs
+from samcli.cli.model import Model
+from samcli.cli.prompts import STDIN
+from samcli.cli.report import Report, json_line, named, say_error, say_failures, write_stdout
+from samcli.errors import LeftAloneError, SamcliError, StopError
+from samcli.formats.atomic import clean_up
+from samcli.formats.names import OutputPaths, output_paths
+from samcli.formats.record import Head, difference, read_error, read_head, write_error
+from samcli.images import ImageFile
+from samcli.records import InputFile, Run
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass
+class FolderSink(Generic[Item, Result]):
+    """Results of images in a folder, resumable. What is done is decided by heads of records, not by memory.
+
+    Subclasses say what the outputs are. overwrite: work on everything anew. retry_failed: also on images that
+    failed in an earlier run and have not changed since.
+    """
+
+    out: Path
+    keep_extension: bool
+    overwrite: bool
+    retry_failed: bool
+    _cleaned: set[Path] = field(default_factory=set, init=False, repr=False)
+
+    # What a subclass says
+
+    def image(self, item: Item) -> ImageFile:
+        """The item's image."""
+        raise NotImplementedError
+
+    def run(self, item: Item) -> Run:
+        """What makes the item's outputs."""
+        raise NotImplementedError
+
+    def main(self, paths: OutputPaths) -> Path:
+        """The output that is written last and says that all is done."""
+        return paths.record
+
+    def others(self, paths: OutputPaths) -> tuple[Path, ...]:
+        """Outputs that go with the main one, written by this run or an earlier one."""
+        return ()
+
+    def head(self, path: Path, run: Run) -> Head | None:
+        """What the main output says of its making; None when it is not there. Raises SamcliError."""
+        return read_head(path)
+
+    def store(self, paths: OutputPaths, item: Item, result: Result) -> Mapping[str, int]:
+        """Write the outputs, the main one last. Returns what to count."""
+        raise NotImplementedError
+
+    def complete(self, paths: OutputPaths, item: Item, room: Room) -> None:
+        """Make again what is missing beside the main output."""
+
+    # What the engine, and a look before it starts, ask for
+
+    def allow(self, item: Item) -> None:
+        """Raise StopError when the item's output is there, of another configuration, and to be kept."""
+        self._earlier(self.paths(item), self.run(item))
+
+    def done(self, item: Item, room: Room) -> bool:
+        image = self.image(item)
+        if image.problem:
+            raise LeftAloneError(image.problem)
+        paths, run = self.paths(item), self.run(item)
+        if paths.record.parent not in self._cleaned:
+            self._cleaned.add(paths.record.parent)
+            clean_up(paths.record.parent)
+        head = self._earlier(paths, run)
+        failed = None if self.overwrite or self.retry_failed else read_error(paths.error)
+        if image.path == STDIN or not (head or failed):
+            return False
+        source = _source(image)
+        if head and source and _same(head.source, source):
+            self.complete(paths, item, room)
+            return True
+        if failed and failed.run.config_hash == run.config_hash and source and _same(failed.source, source):
+            raise LeftAloneError(failed.reason, earlier=True)
+        return False
+
+    def write(self, item: Item, result: Result) -> Mapping[str, int]:
+        paths = self.paths(item)
+        older = [path for path in self.others(paths) if path.exists()]
+        for path in older:
+            _remove(path)
+        if older:  # so that at no time a record stands beside pictures of another one
+            _remove(self.main(paths))
+        counts = self.store(paths, item, result)
+        failed = read_error(paths.error)
+        if failed is None or failed.run.command == self.run(item).command:
+            paths.error.unlink(missing_ok=True)
+        return counts
+
+    def fail(self, item: Item, reason: str) -> None:
+        paths, image = self.paths(item), self.image(item)
+        for path in (*self.others(paths), self.main(paths)):
+            _remove(path)  # of an earlier run; it must not pass for done
+        source = None if image.path == STDIN else _source(image)
+        write_error(paths.error, self.run(item), image.relative, source, reason)
+
+    def paths(self, item: Item) -> OutputPaths:
+        """Where the item's outputs lie."""
+        return output_paths(self.out, self.image(item).relative, keep_extension=self.keep_extension)
+
+    def _earlier(self, paths: OutputPaths, run: Run) -> Head | None:
+        if self.overwrite:
+            return None
+        path = self.main(paths)
+        try:
+            head = self.head(path, run)
+        except SamcliError as error:
+            raise StopError(str(error)) from error
+        other = head and difference(head.run, run)
+        if other:
+            raise StopError(f"{path} was {other}; choose another output, or replace it with --overwrite")
+        return head
+
+
+def _source(image: ImageFile) -> InputFile | None:
+    """The image file as it is now; None when it cannot be read."""
+    try:
+        size, sha256 = images.digest(image.path)
+    except (OSError, ValueError):
+        return None
+    return InputFile(image.relative.as_posix(), size, sha256)
+
+
+def _same(old: InputFile | None, new: InputFile) -> bool:
+    return old is not None and old.sha256 == new.sha256
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    elif not path.is_dir():
+        path.unlink(missing_ok=True)
+
+
+def run_images(
+    report: Report,
+    inputs: Inputs,
+    make_work: batch.MakeWork[ImageFile, Result],
+    sink: FolderSink[ImageFile, Result],
+    model: Model,
+    ray: batch.Ray | None,
+) -> int:
+    """Work through the images and say how it went; with --json, as a summary. Returns the exit code.
+
+    Raises SamcliError before any work when two images would share an output, or outputs of another
+    configuration are in the way.
+    """
+    total = inputs.check(sink.allow)
+    run = run_folder(report, inputs, total, make_work, sink, model, ray, alone=inputs.alone is not None)
+    if report.json and run.tally:
+        failed = [{"path": str(f.item.path), "error": f.reason} for f in run.tally.failures]
+        seconds = {name: round(run.tally.seconds[name], 3) for name in ("read", "compute", "write")}
+        summary = {
+            "images": run.tally.seen,
+            "done": run.tally.done,
+            "skipped": run.tally.skipped,
+            "failed": failed,
+            **run.tally.counts,
+            "seconds": {"total": round(run.seconds, 3), **seconds},
+            "model": model.spec.name,
+            "device": "ray" if ray else ",".join(model.devices),
+            "output": str(sink.out),
+        }
+        write_stdout(json_line(summary))
+    return run.code
+
+
+class FolderRun(NamedTuple):
+    """How a run into a folder ended. tally: None when its only image failed."""
+
+    code: int
+    tally: Tally[Any] | None
+    seconds: float
+
+
+def run_folder(
+    report: Report,
+    items: Iterable[Item],
+    total: int | None,
+    make_work: batch.MakeWork[Item, Result],
+    sink: FolderSink[Item, Result],
+    model: Model,
+    ray: batch.Ray | None,
+    *,
+    alone: bool,
+) -> FolderRun:
+    """Work through items and say on stderr how it went.
+
+    total: how many there are, if that is known. alone: the only image was named; it fails as the command's
+    error.
+    """
+    start = time.monotonic()
+    with report.progress(total, "image") as progress:
+        tally = batch.run(items, make_work, sink, devices=model.devices, ray=ray, progress=progress)
+    seconds = time.monotonic() - start
+
+    def name(failure: batch.Failure[Item]) -> str:
+        path = sink.image(failure.item).path
+        return "standard input" if path == STDIN else str(path)
+
+    if tally.failures and not tally.stopped and alone:
+        say_error(named(name(tally.failures[0]), tally.failures[0].reason))
+        return FolderRun(1, None, seconds)
+    say_failures((name(failure), failure.reason) for failure in tally.failures)
+    earlier = sum(failure.earlier for failure in tally.failures)
+    if earlier:
+        whole = earlier == len(tally.failures)
+        which = "that one" if whole and earlier == 1 else "these" if whole else f"{earlier} of these"
+        report.note(f"note: {which} failed in an earlier run, not tried again; add --retry-failed to do so")
+    report.note(_line(tally, total, sink.out))
+    if tally.stopped:
+        say_error(tally.stopped[1])
+    return FolderRun(tally.exit_code, tally, seconds)
+
+
+def _line(tally: Tally[Any], total: int | None, out: Path) -> str:
+    total = tally.seen if total is None else total
+    if total and tally.skipped == total:
+        return f"{_images(total)} in {out} done before, nothing to do"
+    left = total - tally.skipped
+    done = _images(left) if tally.done == left else f"{tally.done} of {_images(left)}"
+    counts = "".join(f", {number} {name}" for name, number in sorted(tally.counts.items()))
+    before = f"; {tally.skipped} done before" if tally.skipped else ""
+    failed = f"; {len(tally.failures)} failed" if tally.failures else ""
+    return f"{done}{counts} in {out}{before}{failed}"
+
+
+def _images(count: int) -> str:
+    return f"{count} image" if count == 1 else f"{count} images"

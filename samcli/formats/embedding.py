@@ -1,0 +1,36 @@
+"""The head of an embedding file: what made it, of which image. Its tensors are for `samcli.predictor`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from samcli.errors import SamcliError
+from samcli.formats.record import Head, config_hash
+from samcli.records import InputFile, Run
+
+
+def read_embedding_head(path: Path) -> Head | None:
+    """What `samcli embed` wrote; None when there is no file, or an empty one. Size and path are not known.
+
+    Raises SamcliError, naming the file, when it is something else.
+    """
+    try:
+        if path.stat().st_size == 0:
+            return None
+        with safe_open(path, framework="numpy") as file:
+            known = file.metadata() or {}
+        weights, config = known["weights_sha256"], {"dtype": known["dtype"]}
+        run = Run("embed", "", known["model"], weights, config, config_hash("embed", weights, config))
+        return Head(run, InputFile("", 0, known["image_sha256"]))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise SamcliError(
+            f"{path} cannot be read: {error.strerror or error}; choose another output"
+        ) from error
+    except (SafetensorError, KeyError) as error:
+        raise SamcliError(
+            f"{path} is not an embedding that samcli wrote; choose another output, or add --overwrite"
+        ) from error
