@@ -496,12 +496,13 @@ def _run_in_processes(
                 worker.stop.send(None)
 
     def give(worker: _Worker[Item]) -> None:
+        nonlocal end
         pair = None
         if end is None:
             try:
                 pair = next(items, None)
             except SamcliError as error:
-                stop(error)
+                end = error  # what was given is still worked on
         if pair:
             worker.given[pair[0]] = pair[1]
         with suppress(OSError):  # a worker that has died is noticed where it is listened to

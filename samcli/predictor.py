@@ -206,7 +206,7 @@ class Predictor:
         cells = prompts.image_embedding_size[0] * prompts.image_embedding_size[1]
         budget = _CPU_ACTIVATIONS if self.device.type == "cpu" else _GPU_ACTIVATIONS
         self.prompts_per_call = max(4, budget // (cells * prompts.embed_dim))
-        self.images_per_call = 1 if self.device.type == "cpu" else 8
+        self.images_per_call = 8
         self.stability_offset = float(spec.automask.get("stability_score_offset", STABILITY_OFFSET))
 
     def embed(self, image: NDArray[np.uint8], *, image_sha256: str | None = None) -> Embedding:
@@ -437,7 +437,7 @@ def find_device(name: str) -> torch.device:
         return torch.device("cuda" if cuda else "mps" if mps else "cpu")
     kind, _, number = name.partition(":")
     if name not in ("cpu", "mps", "cuda") and not (kind == "cuda" and number.isdecimal()):
-        raise SamcliError(f"unknown device {name!r}; known: auto, cpu, mps, cuda, cuda:N, all")
+        raise SamcliError(f"unknown device {name!r}; known: auto, cpu, mps, cuda, cuda:N")
     if kind == "mps" and not mps:
         raise SamcliError("device mps is not available here; use --device cpu")
     if kind == "cuda":

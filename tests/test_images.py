@@ -423,7 +423,8 @@ def bomb(width: int, height: int) -> bytes:
 )
 def test_decompression_bombs_are_refused_before_decoding(width, height, million):
     assert refusal(bomb(width, height), "bomb.png") == (
-        f"bomb.png is {width}x{height} pixels, {million} million; the limit is 200 million; resize it first"
+        f"bomb.png is {width}x{height} pixels, {million} million; the limit is 200 million; "
+        "resize it first, or raise the limit with --max-pixels"
     )
 
 
@@ -579,7 +580,7 @@ def tree(root: Path, *names: str) -> None:
 
 
 def listed(*paths: Path, root: Path | None = None, exclude: Path | None = None) -> list[str]:
-    return [str(image.relative) for image in list_images(list(paths), root=root, exclude=exclude)]
+    return [str(image.relative) for image in list_images(list(paths), root=root, output=exclude)]
 
 
 def test_folder_is_its_own_root_sorted_and_filtered(tmp_path):
@@ -645,7 +646,7 @@ def test_output_folder_is_left_out(tmp_path):
 
 def test_output_folder_that_appears_while_listing_is_left_out(tmp_path):
     tree(tmp_path, "a.jpg", "b.jpg")
-    listing = list_images([tmp_path], exclude=tmp_path / "out")
+    listing = list_images([tmp_path], output=tmp_path / "out")
     next(listing)
     tree(tmp_path, "out/a.overlay.jpg")
     assert [str(image.relative) for image in listing] == ["b.jpg"]

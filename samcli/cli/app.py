@@ -19,6 +19,7 @@ from samcli.cli.automask import automask
 from samcli.cli.embed import embed
 from samcli.cli.models import app as models
 from samcli.cli.predict import predict
+from samcli.cli.status import status
 from samcli.cli.train import train
 from samcli.errors import SamcliError, SamcliNote
 
@@ -50,6 +51,7 @@ def samcli(
 app.command()(predict)
 app.command()(automask)
 app.command()(embed)
+app.command()(status)
 app.add_typer(models)
 app.command()(train)
 

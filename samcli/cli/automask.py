@@ -14,7 +14,7 @@ from samcli.batch import Room, Work
 from samcli.cli import options
 from samcli.cli.folder import FolderSink, run_images
 from samcli.cli.inputs import Decoded, parse_pixels, read_picture
-from samcli.cli.model import ModelOptions, saved_embedding
+from samcli.cli.model import ModelOptions, images_at_once, saved_embedding
 from samcli.cli.report import Report
 from samcli.formats.atomic import write_bytes
 from samcli.formats.names import OutputPaths, image_id
@@ -218,7 +218,7 @@ class _MakeWork:
                 pixels,
             )
 
-        return Work(compute, read, predictor.images_per_call)
+        return Work(compute, read, images_at_once(predictor))
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from samcli import batch, images
 from samcli.batch import Room, Tally
@@ -31,8 +32,10 @@ class FolderSink(Generic[Item, Result]):
     """Results of images in a folder, resumable. What is done is decided by heads of records, not by memory.
 
     Subclasses say what the outputs are. overwrite: work on everything anew. retry_failed: also on images that
-    failed in an earlier run and have not changed since.
+    failed in an earlier run and have not changed since. counted: what `store` counts.
     """
+
+    counted: ClassVar[tuple[str, ...]] = ("masks",)
 
     out: Path
     keep_extension: bool
@@ -150,7 +153,8 @@ def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     elif not path.is_dir():
-        path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError, NotADirectoryError):
+            path.unlink()
 
 
 def run_images(
@@ -176,7 +180,7 @@ def run_images(
             "done": run.tally.done,
             "skipped": run.tally.skipped,
             "failed": failed,
-            **run.tally.counts,
+            **{name: run.tally.counts[name] for name in sink.counted},
             "seconds": {"total": round(run.seconds, 3), **seconds},
             "model": model.spec.name,
             "device": "ray" if ray else ",".join(model.devices),
@@ -228,19 +232,19 @@ def run_folder(
         whole = earlier == len(tally.failures)
         which = "that one" if whole and earlier == 1 else "these" if whole else f"{earlier} of these"
         report.note(f"note: {which} failed in an earlier run, not tried again; add --retry-failed to do so")
-    report.note(_line(tally, total, sink.out))
+    report.note(_line(tally, total, sink.out, sink.counted))
     if tally.stopped:
         say_error(tally.stopped[1])
     return FolderRun(tally.exit_code, tally, seconds)
 
 
-def _line(tally: Tally[Any], total: int | None, out: Path) -> str:
+def _line(tally: Tally[Any], total: int | None, out: Path, counted: tuple[str, ...]) -> str:
     total = tally.seen if total is None else total
     if total and tally.skipped == total:
         return f"{_images(total)} in {out} done before, nothing to do"
     left = total - tally.skipped
     done = _images(left) if tally.done == left else f"{tally.done} of {_images(left)}"
-    counts = "".join(f", {number} {name}" for name, number in sorted(tally.counts.items()))
+    counts = "".join(f", {tally.counts[name]} {name}" for name in counted)
     before = f"; {tally.skipped} done before" if tally.skipped else ""
     failed = f"; {len(tally.failures)} failed" if tally.failures else ""
     return f"{done}{counts} in {out}{before}{failed}"

@@ -23,8 +23,8 @@ def read_embedding_head(path: Path) -> Head | None:
             known = file.metadata() or {}
         weights, config = known["weights_sha256"], {"dtype": known["dtype"]}
         run = Run("embed", "", known["model"], weights, config, config_hash("embed", weights, config))
-        return Head(run, InputFile("", 0, known["image_sha256"]))
-    except FileNotFoundError:
+        return Head(run, "", InputFile("", 0, known["image_sha256"]))
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise SamcliError(

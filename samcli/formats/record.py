@@ -55,12 +55,14 @@ def read_record(path: Path) -> ImageRecord:
 
 
 class Head(NamedTuple):
-    """What a record or a note of failure says before its masks. source: None where nothing could be read.
+    """What a record or a note of failure says before its masks.
 
-    reason: why the image failed, "" in a record.
+    path: of the image, relative to its root. source: None when it could not be read. reason: why the image
+    failed, "" in a record.
     """
 
     run: Run
+    path: str
     source: InputFile | None
     reason: str = ""
 
@@ -75,7 +77,7 @@ def read_head(path: Path) -> Head | None:
             line = file.readline()
             file.seek(-min(file.seek(0, os.SEEK_END), len(_END)), os.SEEK_END)
             whole = file.read() == _END
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise SamcliError(f"{path} cannot be read: {error.strerror}; choose another output") from error
@@ -135,7 +137,8 @@ def _head(data: Any, reason: str) -> Head | None:
         if head.pop("schema") != SCHEMA:
             return None
         source = head.pop("input")
-        return Head(Run(**head), InputFile(**source) if "sha256" in source else None, str(reason))
+        read = InputFile(**source) if "sha256" in source else None
+        return Head(Run(**head), str(source["path"]), read, str(reason))
     except (LookupError, TypeError, ValueError):
         return None
 

@@ -73,12 +73,17 @@ def test_no_arguments_show_the_help(samcli: Samcli) -> None:
 
 
 @pytest.mark.parametrize(
-    "args", [["nonsense"], ["predict", "--nonsense"], ["automask", "x.png"], ["embed", "-o", "x"]]
+    "args", [["nonsense"], ["predict", "--nonsense"], ["automask", "x.png"], ["embed", "x.png"]]
 )
 def test_wrong_usage_is_exit_2(samcli: Samcli, args: list[str]) -> None:
     code, out, err = samcli(*args)
     assert (code, out) == (2, "")
     assert "Usage: samcli" in err
+
+
+def test_no_images_are_wrong_usage(samcli: Samcli) -> None:
+    line = "error: no images; name files or folders, or a list of them with --files-from\n"
+    assert samcli("embed", "-o", "x") == (2, "", line)
 
 
 def test_the_reference_in_docs_is_the_one_of_the_app() -> None:

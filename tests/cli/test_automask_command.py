@@ -73,13 +73,14 @@ def test_a_folder_becomes_a_mirrored_tree_of_records(
         points_per_side=2, pred_iou_thresh=0, stability_score_thresh=0, box_nms_thresh=1
     ).resolve(MODELS["tiny"])
     assert record.run.config == {
-        name: getattr(settings, name) for name in AutomaskConfig.__dataclass_fields__
+        **{name: getattr(settings, name) for name in AutomaskConfig.__dataclass_fields__},
+        "dtype": "fp32",
     }
     run = record.run
     assert (run.command, run.model) == ("automask", random_tiny.name)
     hashed = {name: value for name, value in run.config.items() if name != "points_per_batch"}
     assert len(hashed) == len(run.config) - 1
-    assert run.config_hash == config_hash("automask", run.weights_sha256, hashed, "fp32")
+    assert run.config_hash == config_hash("automask", run.weights_sha256, hashed)
     mask = record.annotations[0]
     assert (mask.id, mask.crop_box, len(mask.point_coords or ())) == (1, (0, 0, 90, 60), 1)
 
@@ -124,10 +125,15 @@ def test_failures_are_listed_noted_and_cleared_by_success(
         "convert it to JPEG, PNG, WebP, TIFF, GIF, BMP, PNM, JPEG 2000 or AVIF",
     }
     summary = json.loads(result.out)
-    masks = summary.pop("masks")
+    masks, seconds = summary.pop("masks"), summary.pop("seconds")
+    assert list(seconds) == ["total", "read", "compute", "write"]
+    assert seconds["total"] >= seconds["compute"] > 0
     assert summary == {
         "images": 5,
         "done": 3,
+        "skipped": 0,
+        "model": "random.safetensors",
+        "device": "cpu",
         "failed": [{"path": path, "error": reason} for path, reason in reasons.items()],
         "output": "out",
     }
@@ -174,7 +180,10 @@ def test_inputs_that_would_share_an_output_are_refused_before_work(
     automask: Samcli, photos: Path, pixels: np.ndarray
 ) -> None:
     Image.fromarray(pixels).save(photos / "a.webp")
-    line = "photos/a.png and photos/a.webp would both write a.json; rename one or give them separate runs"
+    line = (
+        "photos/a.png and photos/a.webp would both write a.json; "
+        "rename one, or name outputs by --root or --keep-extension"
+    )
     assert automask("photos", "-o", "out") == (1, "", f"error: {line}\n")
     assert not Path("out").exists()
     assert automask("photos", "-o", "out", "--keep-extension").code == 0
@@ -190,7 +199,8 @@ def test_files_are_named_below_their_root(automask: Samcli, photos: Path) -> Non
 
 def test_an_output_folder_among_the_inputs_is_no_input(automask: Samcli, photos: Path) -> None:
     for out in ("photos/out", "photos/out", "photos", "photos"):
-        assert automask("photos", "-o", out, "--overlay", "--format", "labelmap").err.startswith("3 images, ")
+        result = automask("photos", "-o", out, "--overlay", "--format", "labelmap", "--overwrite")
+        assert result.err.startswith("3 images, ")
     records = [name for name in files(photos) if name.endswith(".json")]
     assert records == ["a.json", "b.json", "out/a.json", "out/b.json", "out/sub/a.json", "sub/a.json"]
 
@@ -236,7 +246,8 @@ def test_embeddings_of_a_folder_serve_automask(
 ) -> None:
     result = samcli("embed", "photos", "-o", "emb", "-m", random_tiny, "--json")
     assert (result.code, result.err) == (0, "3 images in emb\n")
-    assert json.loads(result.out) == {"images": 3, "done": 3, "failed": [], "output": "emb"}
+    summary = json.loads(result.out)
+    assert (summary["images"], summary["done"], summary["failed"], summary["output"]) == (3, 3, [], "emb")
     assert files(Path("emb")) == ["a.safetensors", "b.safetensors", "sub/a.safetensors"]
     line = automask("photos", "-o", "none", "--embeddings", "none", "--keep-extension").err.splitlines()[2]
     assert line == (

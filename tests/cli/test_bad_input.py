@@ -69,7 +69,8 @@ REFUSED: list[tuple[str, Callable[[Image.Image], bytes], str]] = [
     (
         "bomb.png",
         bomb,
-        "bomb.png is 60000x60000 pixels, 3600 million; the limit is 200 million; resize it first",
+        "bomb.png is 60000x60000 pixels, 3600 million; the limit is 200 million; "
+        "resize it first, or raise the limit with --max-pixels",
     ),
     (
         "text.jpg",

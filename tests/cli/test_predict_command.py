@@ -14,7 +14,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from samcli import weights
-from samcli.cli import common
+from samcli.cli import model
 from samcli.formats.logits import load_logits
 from samcli.formats.record import read_record
 from samcli.predictor import Predictor
@@ -189,6 +189,7 @@ def test_json_and_jsonl_files(predict: Samcli) -> None:
     assert record.run.config == {
         "masks": "best",
         "prompts": [{"id": 1, "box": [10.0, 10.0, 50.0, 50.0]}, {"id": 2, "box": [60.0, 10.0, 80.0, 50.0]}],
+        "dtype": "fp32",
     }
 
 
@@ -317,14 +318,15 @@ def test_a_folder_gets_a_record_for_each_image(predict: Samcli, listed: list[dic
     assert predict("--prompts", "prompts.jsonl", "-o", "out/", "--root", ".", "--format", "overlay") == (
         0,
         "",
-        "",
+        "2 images, 4 masks in out\n",
     )
     files = sorted(str(path.relative_to("out")) for path in Path("out").rglob("*.*"))
     assert files == ["b/photo.json", "b/photo.overlay.jpg", "photo.json", "photo.overlay.jpg"]
     record = read_record(Path("out/photo.json"))
     assert [prompt["id"] for prompt in record.run.config["prompts"]] == ["first", {"any": 1}, None]
     assert len(record.annotations) == 3
-    assert predict("--prompts", "prompts.jsonl", "-o", "out", "--root", ".", "--format", "cutout").code == 0
+    again = predict("--prompts", "prompts.jsonl", "-o", "out", "--root", ".", "--format", "cutout")
+    assert again == (0, "", "2 images in out done before, nothing to do\n")
     assert sorted(path.name for path in Path("out/photo.cutout").iterdir()) == ["0.png", "1.png", "2.png"]
 
 
@@ -334,10 +336,14 @@ def test_a_folder_notes_the_images_that_fail(predict: Samcli) -> None:
     )
     code, out, err = predict("--prompts", "prompts.jsonl", "-o", "out/")
     line = "point 300,30 lies outside the image, which is 90x60 pixels"
-    assert (code, out, err) == (3, "", f"failed: photo.png: {line}\n")
+    assert (code, out, err) == (
+        3,
+        "",
+        f"failed: photo.png: {line}\n0 of 1 image, 0 masks in out; 1 failed\n",
+    )
     assert [path.name for path in Path("out").iterdir()] == ["photo.error.json"]
     assert json.loads(Path("out/photo.error.json").read_text())["error"] == line
-    assert predict("photo.png", "--point", "3,3", "-o", "out/") == (0, "", "")
+    assert predict("photo.png", "--point", "3,3", "-o", "out/") == (0, "", "1 image, 1 masks in out\n")
     assert [path.name for path in Path("out").iterdir()] == ["photo.json"]
 
 
@@ -351,7 +357,7 @@ def test_what_names_a_prompt_leaves_the_hash(predict: Samcli, photo: Path) -> No
         {"id": "a", "points": [[3, 4]], "mask": "m.png"},
     ):
         Path("p.jsonl").write_text(json.dumps(line))
-        assert predict("photo.png", "--prompts", "p.jsonl", "-o", "out/").code == 0
+        assert predict("photo.png", "--prompts", "p.jsonl", "-o", "out/", "--overwrite").code == 0
         hashes.append(read_record(Path("out/photo.json")).run.config_hash)
     assert hashes[0] == hashes[1] != hashes[2]
 
@@ -372,7 +378,7 @@ def test_a_mask_that_cannot_be_read_fails_its_image_only(
         return read_bytes(self)
 
     monkeypatch.setattr(Path, "read_bytes", refused)
-    code, _, err = predict("--prompts", "p.jsonl", "-o", "out", "--root", ".")
+    code, _, err = predict("--prompts", "p.jsonl", "-o", "out", "--root", ".", "--overwrite")
     assert (code, err.count("m.png cannot be read: permission denied")) == (3, 1)
     names = sorted(path.name for path in Path("out").rglob("*.json"))
     assert names == ["photo.error.json", "photo.json"]
@@ -381,7 +387,10 @@ def test_a_mask_that_cannot_be_read_fails_its_image_only(
 
 def test_images_that_would_share_an_output_are_refused(predict: Samcli, listed: list[dict[str, Any]]) -> None:
     code, out, err = predict("--prompts", "prompts.jsonl", "-o", "out/")
-    line = "photo.png and b/photo.png would both write photo.json; rename one or give them separate runs"
+    line = (
+        "photo.png and b/photo.png would both write photo.json; "
+        "rename one, or name outputs by --root or --keep-extension"
+    )
     assert (code, out, err) == (1, "", f"error: {line}\n")
     line = "the prompts are of 2 images, but x.png holds one; give -o a folder"
     assert predict("--prompts", "prompts.jsonl", "-o", "x.png") == (2, "", f"error: {line}\n")
@@ -436,11 +445,11 @@ def test_a_note_names_stronger_models_only_when_none_was_chosen(
     samcli: Samcli, photo: Path, random_tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(weights, "find", lambda spec: random_tiny)
-    common._predictor.cache_clear()
+    model._predictor.cache_clear()
     note = "note: using the embedded model tiny; stronger with -m: mobile_sam, vit_b, vit_l, vit_h\n"
     assert samcli("predict", photo, "--point", "3,3").err == note
     assert samcli("predict", photo, "--point", "3,3", "-q").err == ""
     assert samcli("predict", photo, "--point", "3,3", "-m", "tiny").err == ""
     monkeypatch.setenv("SAMCLI_MODEL", "tiny")
     assert samcli("predict", photo, "--point", "3,3").err == ""
-    common._predictor.cache_clear()
+    model._predictor.cache_clear()

@@ -44,12 +44,14 @@ def test_inputs_that_share_an_output_are_refused():
     with pytest.raises(SamcliError) as caught:
         check_unique(pairs("x.jpg", "a/b.jpg", "a/b.png"))
     assert str(caught.value) == (
-        "in/a/b.jpg and in/a/b.png would both write a/b.json; rename one or give them separate runs"
+        "in/a/b.jpg and in/a/b.png would both write a/b.json; "
+        "rename one, or name outputs by --root or --keep-extension"
     )
     with pytest.raises(SamcliError) as caught:
         check_unique([(Path("p/a.jpg"), PurePosixPath("a.jpg")), (Path("q/a.jpg"), PurePosixPath("a.jpg"))])
     assert str(caught.value) == (
-        "p/a.jpg and q/a.jpg would both write a.json; rename one or give them separate runs"
+        "p/a.jpg and q/a.jpg would both write a.json; "
+        "rename one, or name outputs by --root or --keep-extension"
     )
 
 
