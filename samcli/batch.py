@@ -12,6 +12,7 @@ The sink alone knows when an item is done already and where results go.
 from __future__ import annotations
 
 import errno
+import logging
 import multiprocessing
 import os
 import pickle
@@ -627,6 +628,8 @@ def _run_on_ray(
     listed = [item for _, item in items]
     if not listed:
         return
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     started = not ray.is_initialized()
     if started:
         try:

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from samcli.errors import SamcliError, SamcliNote
 from samcli.formats.atomic import write_bytes
+from samcli.formats.embedding import stable
 from samcli.geometry import resized_size, to_model_frame
 from samcli.masks import MASK_THRESHOLD, encode_rle, mask_bbox, mask_to_box, stability_score
 from samcli.models.prompt_encoder import BOTTOM_RIGHT, PADDING, TOP_LEFT
@@ -460,7 +461,10 @@ def find_devices(name: str) -> tuple[str, ...]:
 
 
 def save_embedding(embedding: Embedding, path: Path) -> None:
-    """Write an embedding as safetensors, atomically. Sizes are stored as "height,width"."""
+    """Write an embedding as safetensors, atomically; equal ones as equal bytes.
+
+    Sizes are stored as "height,width". Raises SamcliError when that fails.
+    """
     tensors = {"features": embedding.features}
     tensors |= {f"high_res.{i}": tensor for i, tensor in enumerate(embedding.high_res)}
     metadata = {
@@ -471,7 +475,8 @@ def save_embedding(embedding: Embedding, path: Path) -> None:
         "input_size": ",".join(map(str, embedding.input_size)),
         "dtype": _dtype_name(embedding.features.dtype),
     }
-    write_bytes(path, save({name: t.cpu().contiguous() for name, t in tensors.items()}, metadata))
+    data = save({name: t.cpu().contiguous() for name, t in tensors.items()}, metadata)
+    write_bytes(path, stable(data))
 
 
 def load_embedding(

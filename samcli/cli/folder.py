@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
@@ -152,9 +152,8 @@ def _same(old: InputFile | None, new: InputFile) -> bool:
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
-    elif not path.is_dir():
-        with suppress(FileNotFoundError, NotADirectoryError):
-            path.unlink()
+    elif os.path.lexists(path):  # on a read-only disk, unlink would fail for what is not there too
+        path.unlink(missing_ok=True)
 
 
 def run_images(

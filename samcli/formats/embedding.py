@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -9,6 +10,16 @@ from safetensors import SafetensorError, safe_open
 from samcli.errors import SamcliError
 from samcli.formats.record import Head, config_hash
 from samcli.records import InputFile, Run
+
+
+def stable(data: bytes) -> bytes:
+    """The bytes of a safetensors file with its metadata sorted; the library's order is another each time."""
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8
+    return len(text).to_bytes(8, "little") + text + data[8 + length :]
 
 
 def read_embedding_head(path: Path) -> Head | None:
