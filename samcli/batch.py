@@ -24,7 +24,6 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -46,6 +45,7 @@ ROOM = 2**29  # bytes held for items between reading and writing; a larger item 
 READERS = 4  # threads that read ahead, at most
 RAY_ITEMS = 16  # in one call of a Ray actor
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # no later item would fare better
 
 
@@ -78,7 +78,7 @@ class Sink(Protocol[ItemIn, ResultIn]):
     def write(self, item: ItemIn, result: ResultIn) -> Mapping[str, int]:
         """Store the item's result and return what to count, such as {"masks": 12}. Raises as `done` does."""
 
-    def fail(self, item: ItemIn, reason: str) -> None:
+    def fail(self, item: ItemIn, reason: str, error: Exception) -> None:
         """Store one line that says why the item failed. What this raises ends the run."""
 
 
@@ -215,6 +215,11 @@ def _ended(code: int, why: str) -> SamcliError:
     return error
 
 
+def _code_and_line(error: Exception) -> tuple[int, str]:
+    """The exit code of what stops a run, and one line about it."""
+    return error.code if isinstance(error, SamcliError) else 1, describe(error)
+
+
 def _ends_run(error: BaseException) -> bool:
     return isinstance(error, StopError) or (isinstance(error, OSError) and error.errno in _FULL)
 
@@ -224,7 +229,7 @@ class _Entry(Generic[Item]):
 
     def __init__(self, turn: int, index: int, item: Item) -> None:
         self.turn, self.index, self.item = turn, index, item
-        self.ready: Future[None] = Future()
+        self.ready = threading.Event()
         self.loaded: Any = None
         self.result: Any = None
         self.skipped = False
@@ -254,25 +259,21 @@ class _Room:
     def take(self, turn: int, amount: int) -> None:
         """Wait until the items before have had their turn and the bytes fit, or nothing else is held."""
         with self._changed:
-            self._changed.wait_for(
-                lambda: (
-                    self._closed
-                    or (
-                        self._turn == turn
-                        and (not self._held or sum(self._held.values()) + amount <= self._limit)
-                    )
-                )
-            )
+            self._changed.wait_for(lambda: self._closed or self._may_hold(turn, amount))
             if self._closed:
                 raise _ClosedError
-            self._held[turn] = amount
-            self._next(turn)
+            self._held[turn] = max(amount, self._held.get(turn, 0))
+            self.skip(turn)
 
     def skip(self, turn: int) -> None:
-        """The item takes nothing more."""
+        """The item has had its turn."""
         with self._changed:
             if turn >= self._turn:
-                self._next(turn)
+                self._passed.add(turn)
+            while self._turn in self._passed:
+                self._passed.remove(self._turn)
+                self._turn += 1
+            self._changed.notify_all()
 
     def give(self, turn: int) -> None:
         """The item's bytes are free again."""
@@ -286,12 +287,11 @@ class _Room:
             self._closed = True
             self._changed.notify_all()
 
-    def _next(self, turn: int) -> None:
-        self._passed.add(turn)
-        while self._turn in self._passed:
-            self._passed.remove(self._turn)
-            self._turn += 1
-        self._changed.notify_all()
+    def _may_hold(self, turn: int, amount: int) -> bool:
+        if turn < self._turn:  # it had its turn; what it holds may be more
+            return True
+        free = not self._held or sum(self._held.values()) + amount <= self._limit
+        return self._turn == turn and free
 
 
 class _Pipeline(Generic[Item, Result]):
@@ -311,9 +311,9 @@ class _Pipeline(Generic[Item, Result]):
     ) -> None:
         self._work, self._sink, self._report = work, sink, report
         self._uninterrupted, self._stopped = uninterrupted, stopped
-        readers = max(2, min(READERS, os.cpu_count() or 1))
-        self._readers = ThreadPoolExecutor(readers, "samcli-read")
-        self._window = threading.Semaphore(readers + 2 * work.size)  # items between listing and writing
+        self._readers = max(2, min(READERS, os.cpu_count() or 1))
+        self._window = threading.Semaphore(self._readers + 2 * work.size)  # items from listing to writing
+        self._unread: queue.SimpleQueue[_Entry[Item] | None] = queue.SimpleQueue()
         self._room = _Room(ROOM)
         self._ahead: queue.SimpleQueue[_Entry[Item] | None] = queue.SimpleQueue()
         self._head: _Entry[Item] | None = None
@@ -325,16 +325,19 @@ class _Pipeline(Generic[Item, Result]):
 
     def run(self, items: Iterator[tuple[int, Item]]) -> None:
         """Work until the items end, or something ends the run: that is raised when all is written."""
-        threading.Thread(target=self._list, args=(items,), name="samcli-list", daemon=True).start()
-        writer = threading.Thread(target=self._write, name="samcli-write", daemon=True)
-        writer.start()
+        # Daemons: one that waits for input, or for a disk that does not answer, does not hold up the end.
+        writer = threading.Thread(target=self._write, daemon=True)
+        others = [threading.Thread(target=self._list, args=(items,), daemon=True)]
+        others += [threading.Thread(target=self._read_all, daemon=True) for _ in range(self._readers)]
         try:
+            with self._uninterrupted():
+                for thread in (writer, *others):
+                    thread.start()
             self._compute()
         finally:
-            self._stop()
-            self._readers.shutdown(wait=False, cancel_futures=True)
-            self._behind.put(None)
             with self._uninterrupted():
+                self._stop()
+                self._behind.put(None)
                 writer.join()
         for error in (self._broken_output, self._broken_items):
             if error:
@@ -344,6 +347,8 @@ class _Pipeline(Generic[Item, Result]):
         self._stopping.set()
         self._room.close()
         self._window.release()  # whoever lists need not wait any more
+        for _ in range(self._readers):
+            self._unread.put(None)
         self._ahead.put(None)
 
     def _list(self, items: Iterator[tuple[int, Item]]) -> None:
@@ -353,13 +358,17 @@ class _Pipeline(Generic[Item, Result]):
                 if self._stopping.is_set():
                     return
                 entry = _Entry(turn, index, item)
-                self._readers.submit(self._read, entry)
+                self._unread.put(entry)
                 self._ahead.put(entry)
         except BaseException as error:  # noqa: BLE001 - raised again where the run ends
             if not self._stopping.is_set():
                 self._broken_items = error
         finally:
             self._ahead.put(None)
+
+    def _read_all(self) -> None:
+        while (entry := self._unread.get()) is not None and not self._stopping.is_set():
+            self._read(entry)
 
     def _read(self, entry: _Entry[Item]) -> None:
         waited = 0.0
@@ -368,7 +377,7 @@ class _Pipeline(Generic[Item, Result]):
             nonlocal waited
             start = time.perf_counter()
             self._room.take(entry.turn, amount)
-            waited = time.perf_counter() - start
+            waited += time.perf_counter() - start
 
         start = time.perf_counter()
         try:
@@ -380,7 +389,7 @@ class _Pipeline(Generic[Item, Result]):
         finally:
             entry.seconds["read"] = time.perf_counter() - start - waited
             self._room.skip(entry.turn)
-            entry.ready.set_result(None)
+            entry.ready.set()
 
     def _compute(self) -> None:
         while not self._stopped() and (group := self._next_group()):
@@ -399,9 +408,9 @@ class _Pipeline(Generic[Item, Result]):
                 with suppress(queue.Empty):
                     self._head = self._ahead.get(block=not group)
                     self._listed = self._head is None
-            if self._head is None or self._stopping.is_set() or (group and not self._head.ready.done()):
+            if self._head is None or self._stopping.is_set() or (group and not self._head.ready.is_set()):
                 break
-            self._head.ready.result()
+            self._head.ready.wait()
             group.append(self._head)
             self._head = None
         return group
@@ -416,7 +425,7 @@ class _Pipeline(Generic[Item, Result]):
                 entry.result = result
         except Exception as error:  # noqa: BLE001 - the item's failure, once it is clear which item it is
             if len(entries) == 1:
-                entries[0].error = error
+                entries[0].error, entries[0].loaded = error, None
             else:
                 for entry in entries:
                     self._compute_group([entry])
@@ -433,7 +442,7 @@ class _Pipeline(Generic[Item, Result]):
             except BaseException as error:  # noqa: BLE001 - raised again where the run ends
                 self._broken_output = error
                 self._stop()
-            entry.result = None
+            entry.result = entry.error = None  # an error's traceback holds on to pixels
             self._room.give(entry.turn)
             self._window.release()
 
@@ -451,7 +460,7 @@ class _Pipeline(Generic[Item, Result]):
                 raise failure
             reason = describe(failure)
             if not isinstance(failure, LeftAloneError):
-                self._sink.fail(entry.item, reason)
+                self._sink.fail(entry.item, reason, failure)
         entry.seconds["write"] = time.perf_counter() - start
         kind: Literal["done", "skipped", "failed"] = (
             "failed" if failure else "skipped" if entry.skipped else "done"
@@ -471,10 +480,53 @@ class _Worker(Generic[Item]):
         self.process = context.Process(
             target=_serve, args=(theirs, their_stop, make_work, sink, device), daemon=True
         )
-        self.process.start()
+        self.given: dict[int, Item] = {}
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # until it knows what to do with them
+        try:
+            self.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()  # so that either side reads the end of the file when the other is gone
         their_stop.close()
-        self.given: dict[int, Item] = {}
+
+    def give(self, pair: tuple[int, Item] | None) -> None:
+        """Hand over an item, or say that there are no more."""
+        if pair:
+            self.given[pair[0]] = pair[1]
+        with suppress(OSError):  # a worker that has died is noticed where it is listened to
+            self.talk.send(pair)
+
+
+class _Ahead(Generic[Item]):
+    """Takes items in a thread of its own, one ahead, so that nobody else waits for them."""
+
+    def __init__(self, items: Iterator[tuple[int, Item]]) -> None:
+        self.bell, self._rings = multiprocessing.Pipe(duplex=False)
+        self._taken: queue.SimpleQueue[tuple[int, Item] | BaseException | None] = queue.SimpleQueue()
+        self._wanted = threading.Semaphore()
+        threading.Thread(target=self._take, args=(items,), daemon=True).start()
+
+    def get(self) -> tuple[int, Item] | None:
+        """The next item, when the bell can be read; None at their end. Raises what the items raised."""
+        self.bell.recv()
+        self._wanted.release()
+        taken = self._taken.get()
+        if isinstance(taken, BaseException):
+            raise taken
+        return taken
+
+    def _take(self, items: Iterator[tuple[int, Item]]) -> None:
+        last: BaseException | None = None
+        try:
+            for pair in items:
+                self._wanted.acquire()
+                self._taken.put(pair)
+                self._rings.send(None)
+        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+            last = error
+        self._taken.put(last)
+        with suppress(OSError):
+            self._rings.send(None)
 
 
 def _run_in_processes(
@@ -486,41 +538,49 @@ def _run_in_processes(
     signals: _Signals,
 ) -> None:
     """Give items to a process per device, each as it asks for one."""
-    workers = [_Worker(make_work, sink, device) for device in devices]
+    workers: list[_Worker[Item]] = []
+    hungry: list[_Worker[Item]] = []
+    ahead = _Ahead(items)
+    listed = signalled = False
     end: BaseException | None = None
 
-    def stop(error: BaseException) -> None:
-        nonlocal end
-        end = end or error
+    def stop(error: BaseException | None) -> None:
+        """No more items; with an error, what was given and is not begun is dropped too."""
+        nonlocal listed, end
+        listed, end = True, end or error
         for worker in workers:
             with suppress(OSError):
-                worker.stop.send(None)
+                if error:
+                    worker.stop.send(None)
+        for worker in hungry:
+            worker.give(None)
+        hungry.clear()
 
-    def give(worker: _Worker[Item]) -> None:
+    def feed() -> None:
         nonlocal end
-        pair = None
-        if end is None:
-            try:
-                pair = next(items, None)
-            except SamcliError as error:
-                end = error  # what was given is still worked on
-        if pair:
-            worker.given[pair[0]] = pair[1]
-        with suppress(OSError):  # a worker that has died is noticed where it is listened to
-            worker.talk.send(pair)
+        try:
+            pair = ahead.get()
+        except SamcliError as error:
+            stop(None)
+            end = end or error
+        else:
+            if pair:
+                hungry.pop(0).give(pair)
+            else:
+                stop(None)
 
-    def listen(worker: _Worker[Item]) -> bool:
-        """Take a message; whether the worker wants an item."""
+    def listen(worker: _Worker[Item]) -> None:
         try:
             kind, *content = worker.talk.recv()
         except (EOFError, OSError):
             workers.remove(worker)
+            if worker in hungry:
+                hungry.remove(worker)
             worker.process.join()
-            if worker.process.exitcode:
-                code = worker.process.exitcode
+            if code := worker.process.exitcode:
                 how = f"killed by signal {-code}" if code < 0 else f"ended with code {code}"
                 stop(StopError(f"the worker of {worker.device} was {how}; run again to go on where it ended"))
-            return False
+            return
         if kind == "report":
             index, report = content
             add(index, worker.given.pop(index), report)
@@ -528,23 +588,28 @@ def _run_in_processes(
             warnings.warn(content[0], SamcliNote, stacklevel=2)
         elif kind == "stop":
             stop(_ended(*content))
-        return bool(kind == "next")
+        elif listed:
+            worker.give(None)
+        else:
+            hungry.append(worker)
 
     try:
+        with signals.deferred():
+            workers += [_Worker(make_work, sink, device) for device in devices]
         while workers:
             try:
-                for talk in wait([worker.talk for worker in workers]):
-                    worker = next(w for w in workers if w.talk is talk)
-                    with signals.deferred():
-                        wants = listen(worker)
-                    if wants:
-                        give(worker)
-            except _Stop as signalled:
-                if isinstance(end, _Stop):
+                bells = [ahead.bell] if hungry and not listed else []
+                ready = wait([*bells, *(worker.talk for worker in workers)])
+                with signals.deferred():
+                    for worker in [worker for worker in workers if worker.talk in ready]:
+                        listen(worker)
+                    if ahead.bell in ready and hungry and not listed:
+                        feed()
+            except _Stop as error:
+                if signalled:
                     raise
-                stop(signalled)
-                for worker in workers:
-                    give(worker)  # whoever waits for an item need not
+                signalled = True
+                stop(error)
     finally:
         for worker in workers:
             worker.process.kill()
@@ -560,8 +625,9 @@ def _serve(
     device: str,
 ) -> None:
     """A worker process: asks for items and reports on them until there are no more, or its parent is gone."""
-    for signum in (signal.SIGINT, signal.SIGTERM):
+    for signum in _SIGNALS:
         signal.signal(signum, signal.SIG_IGN)  # the parent says when to stop
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     lock = threading.Lock()
 
     def say(*message: Any) -> None:
@@ -590,24 +656,28 @@ def _serve(
             make_work(device), sink, lambda i, item, report: say("report", i, report), stopped=stop.poll
         ).run(items())
     except Exception as error:  # noqa: BLE001 - said by the parent
-        say("stop", error.code if isinstance(error, SamcliError) else 1, describe(error))
+        say("stop", *_code_and_line(error))
 
 
 class _Actor(Generic[Item, Result]):
     """What Ray Data calls with batches of pickled items."""
 
     def __init__(self, make_work: MakeWork[Item, Result], sink: Sink[Item, Result], device: str) -> None:
-        self._work, self._sink = make_work(device), sink
+        self._sink = sink
+        self._broken: tuple[int, str] | None = None
+        try:
+            self._work = make_work(device)
+        except Exception as error:  # noqa: BLE001 - said by who waits for the reports
+            self._broken = _code_and_line(error)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[bytes]]:
-        reports: list[tuple[int, _Report] | tuple[int, str]] = []
+        reports: list[tuple[int, _Report | str]] = [] if self._broken is None else [self._broken]
         items = ((int(i), pickle.loads(item)) for i, item in zip(batch["index"], batch["item"], strict=True))
-        try:
-            _Pipeline(self._work, self._sink, lambda i, _, report: reports.append((i, report))).run(items)
-        except Exception as error:
-            if not (isinstance(error, SamcliError) or _ends_run(error)):
-                raise
-            reports.append((error.code if isinstance(error, SamcliError) else 1, describe(error)))
+        if not reports:
+            try:
+                _Pipeline(self._work, self._sink, lambda i, _, report: reports.append((i, report))).run(items)
+            except Exception as error:  # noqa: BLE001 - as above
+                reports.append(_code_and_line(error))
         return {"report": [pickle.dumps(report) for report in reports]}
 
 
@@ -629,7 +699,7 @@ def _run_on_ray(
     if not listed:
         return
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what goes wrong is raised
     started = not ray.is_initialized()
     if started:
         try:
@@ -643,6 +713,9 @@ def _run_on_ray(
         gpus, cpus = int(there.get("GPU", 0)), int(there.get("CPU", 1))
         context = DataContext.get_current()
         context.enable_progress_bars = False
+        largest = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+        if cluster.cpus > largest:
+            raise SamcliError(f"a worker wants {cluster.cpus} CPUs, but no node has more than {largest}")
         count = max(1, min(gpus or cpus // cluster.cpus, len(listed)))
         size = max(1, min(RAY_ITEMS, len(listed) // (4 * count)))
         rows = [{"index": index, "item": pickle.dumps(item)} for index, item in enumerate(listed)]
@@ -654,6 +727,8 @@ def _run_on_ray(
             batch_size=size,
             num_cpus=cluster.cpus,
             num_gpus=1 if gpus else None,
+            max_restarts=0,  # an item that kills its worker would kill the next one too
+            max_task_retries=0,
         )
         for row in reports.iter_rows():
             index, report = pickle.loads(row["report"])
@@ -687,7 +762,7 @@ class _Signals:
 
     def __enter__(self) -> _Signals:
         if threading.current_thread() is threading.main_thread():
-            for signum in (signal.SIGINT, signal.SIGTERM):
+            for signum in _SIGNALS:
                 if signal.getsignal(signum) is not signal.SIG_IGN:
                     self._old[signum] = signal.signal(signum, self._handle)
         return self

@@ -23,6 +23,10 @@ class DiskFullError(StopError):
     """An output found no space."""
 
 
+class RefusedError(SamcliError):
+    """A file is not at fault: with another limit, more memory or an extra package it can be read."""
+
+
 class LeftAloneError(SamcliError):
     """An item of a batch fails without being tried, and its outputs stay as they are.
 

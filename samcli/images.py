@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
-from samcli.errors import SamcliError, SamcliNote
+from samcli.errors import RefusedError, SamcliError, SamcliNote
 from samcli.records import InputFile
 
 MAX_PIXELS = 200_000_000  # 600 MB as RGB; beyond it a header is more likely a trap than a photo
@@ -289,7 +289,7 @@ def _decode(
             image = _opened(data, name)
             width, height = image.size
             if width * height > max_pixels:
-                raise SamcliError(
+                raise RefusedError(
                     f"{name} is {width}x{height} pixels, {width * height / 1e6:.0f} million; the limit is "
                     f"{max_pixels / 1e6:g} million; resize it first, or raise the limit with --max-pixels"
                 )
@@ -303,7 +303,7 @@ def _decode(
                 image.seek(0)
             image.load()
     except MemoryError as error:
-        raise SamcliError(f"{name} needs more memory than there is; resize it first") from error
+        raise RefusedError(f"{name} needs more memory than there is; resize it first") from error
     except _DAMAGED as error:
         if any(sign in str(error).lower() for sign in ("truncated", "only got", "end of file")):
             raise SamcliError(
@@ -368,7 +368,7 @@ def _opened_heif(data: bytes, name: str) -> Image.Image:
     try:
         pillow_heif = import_module("pillow_heif")
     except ImportError:
-        raise SamcliError(f"{name} is a HEIC image; to read it run: pip install 'samcli[heif]'") from None
+        raise RefusedError(f"{name} is a HEIC image; to read it run: pip install 'samcli[heif]'") from None
     image: Image.Image = pillow_heif.HeifImageFile(BytesIO(data))
     return image
 

@@ -37,7 +37,7 @@ class Sink:
         self.log.append((item, result))
         return {"digits": len(str(result))}
 
-    def fail(self, item: int, reason: str) -> None:
+    def fail(self, item: int, reason: str, error: Exception) -> None:
         self.log.append((item, reason))
 
 
@@ -216,6 +216,30 @@ def test_bytes_are_bounded_and_an_item_above_the_bound_is_held_alone(monkeypatch
     assert any(len(together) > 1 for together in most)
 
 
+def test_room_may_be_taken_by_the_sink_and_again_by_the_work() -> None:
+    class Asking(Sink):
+        def done(self, item: int, room: batch.Room) -> bool:
+            room(5)
+            return False
+
+    assert batch.run([1, 2, 3], Square(), Asking()).done == 3
+
+
+def test_a_reader_that_waits_does_not_hold_up_a_signal() -> None:
+    never = threading.Event()
+
+    def read(item: int, room: batch.Room) -> int:
+        if item == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+            never.wait(20)
+        return item
+
+    start = time.monotonic()
+    tally = batch.run([1, 2, 3], lambda device: batch.Work(lambda group: group, read), Sink())
+    assert (tally.exit_code, time.monotonic() - start < 10) == (143, True)
+    never.set()
+
+
 def test_bad_items_stop_the_run_after_those_before_them() -> None:
     def items() -> Iterator[int]:
         yield from (1, 2)
@@ -259,7 +283,7 @@ def test_a_stop_error_while_looking_stops_the_run_after_those_before_it() -> Non
 
 def test_a_sink_that_cannot_note_a_failure_ends_the_run() -> None:
     class Deaf(Sink):
-        def fail(self, item: int, reason: str) -> None:
+        def fail(self, item: int, reason: str, error: Exception) -> None:
             raise PermissionError(errno.EACCES, "Permission denied", "out/x.error.json")
 
     with pytest.raises(PermissionError):
@@ -387,7 +411,7 @@ class Files:
         (self.folder / str(item)).write_text(str(result))
         return {"files": 1}
 
-    def fail(self, item: int, reason: str) -> None:
+    def fail(self, item: int, reason: str, error: Exception) -> None:
         (self.folder / f"{item}.error").write_text(reason)
 
     def names(self) -> set[str]:
@@ -409,6 +433,14 @@ def make_square(device: str) -> batch.Work[int, int]:
         return item
 
     return batch.Work(compute, read)
+
+
+def make_slow(device: str) -> batch.Work[int, int]:
+    def compute(items: list[int]) -> list[int]:
+        time.sleep(30 if items[0] >= 1000 else 0.5)
+        return items
+
+    return batch.Work(compute, lambda item, room: item)
 
 
 def make_nothing(device: str) -> batch.Work[int, int]:
@@ -459,6 +491,33 @@ def test_bad_items_stop_the_workers_after_those_before_them(tmp_path: Path) -> N
 
     tally = batch.run(items(), make_square, Files(tmp_path), devices=("a", "b"))
     assert (tally.done, tally.stopped) == (2, (1, "line 3 is bad"))
+
+
+def test_what_stops_a_worker_is_noticed_while_the_items_wait(tmp_path: Path) -> None:
+    never = threading.Event()
+
+    def items() -> Iterator[int]:
+        yield from (1, 13)
+        never.wait(30)
+
+    start = time.monotonic()
+    tally = batch.run(items(), make_square, Files(tmp_path), devices=("a", "b"))
+    assert (tally.stopped, time.monotonic() - start < 20) == ((1, "the disk is full"), True)
+    never.set()
+
+
+def test_a_second_signal_kills_workers(tmp_path: Path) -> None:
+    def progress(tally: batch.Tally[int]) -> None:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    start = time.monotonic()
+    tally = batch.run([1, 1000, 1001], make_slow, Files(tmp_path), devices=("a", "b"), progress=progress)
+    assert (tally.exit_code, time.monotonic() - start < 15) == (143, True)
+    deadline = time.monotonic() + 10
+    while multiprocessing.active_children() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not multiprocessing.active_children()
 
 
 def test_a_signal_lets_workers_finish_what_they_have_in_work(tmp_path: Path) -> None:

@@ -97,6 +97,8 @@ def test_no_two_images_share_an_output_unless_they_are_refused(names: set[str], 
         images = listing(top)
         outputs = [astuple(output_paths(Path("out"), i.relative, keep_extension=keep)) for i in images]
         for image, written in zip(images, outputs, strict=True):
+            name = image.relative.name if keep else image.relative.name.rpartition(".")[0]
+            assert written[0] == Path("out") / image.relative.parent / f"{name}.json"
             assert len(set(written)) == len(written)
             for path in written:
                 assert os.path.normpath(path) == str(path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -12,11 +11,12 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from samcli.batch import Room, Work
+from samcli.cli.inputs import decode, impossible_name, read_stdin
 from samcli.cli.model import Model, ModelOptions, saved_embedding
 from samcli.cli.prompts import STDIN, Request
 from samcli.errors import SamcliError
 from samcli.formats.logits import load_logits
-from samcli.images import ImageFile, input_file, load, load_mask, located, read
+from samcli.images import ImageFile, input_file, load_mask, located, read
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,7 +69,9 @@ def _image(path: Path, root: Path | None) -> ImageFile:
     """The image and the path that names its outputs; with a problem for folders, or outside the root."""
     if path == STDIN:
         return ImageFile(path, PurePosixPath("stdin"))
-    image = ImageFile(path, PurePosixPath(path.name))
+    image = ImageFile(path, PurePosixPath(path.name), impossible_name(path))
+    if image.problem:
+        return image
     if path.is_dir():
         return replace(image, problem=f"{path} is a folder; give an image file")
     try:
@@ -140,7 +142,7 @@ class _Worker:
         pixels = embedding = None
         if self.asked.pixels or not self.asked.embeddings:
             name = "standard input" if image.path == STDIN else str(image.path)
-            pixels = load(data, name=name, max_pixels=self.asked.max_pixels, room=room)
+            pixels = decode(data, source, name, self.asked.max_pixels, room)
         if self.asked.embeddings:
             embedding = saved_embedding(
                 self.asked.embeddings,
@@ -187,7 +189,7 @@ class _Worker:
             return read(path)
         with self.lock:
             if self.stdin is None:
-                self.stdin = sys.stdin.buffer.read()
+                self.stdin = read_stdin()
             return self.stdin
 
     def _answers(self, requests: list[Request], embedding: Embedding) -> Iterator[Answer]:

@@ -164,7 +164,8 @@ def automask(
     known = settings.load(report)
     run = settings.run("automask", known, asdict(config.resolve(known.spec)))
     pictures = _Pictures(frozenset(format_), overlay, limit)
-    sink = _Sink(output, keep_extension, overwrite, retry_failed, run, pictures)
+    again = retry_failed or inputs.alone is not None
+    sink = _Sink(output, keep_extension, overwrite, again, run, pictures)
     make_work = _MakeWork(settings, config, run, embeddings, keep_extension, limit)
     raise typer.Exit(run_images(report, inputs, make_work, sink, known, options.cluster(ray, threads)))
 

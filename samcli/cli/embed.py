@@ -55,7 +55,8 @@ def embed(
     settings = ModelOptions(model, device, dtype, threads, elsewhere=ray is not None)
     limit = parse_pixels(max_pixels)
     known = settings.load(report)
-    sink = _Sink(output, keep_extension, overwrite, retry_failed, settings.run("embed", known, {}))
+    again = retry_failed or inputs.alone is not None
+    sink = _Sink(output, keep_extension, overwrite, again, settings.run("embed", known, {}))
     make_work = _MakeWork(settings, limit)
     raise typer.Exit(run_images(report, inputs, make_work, sink, known, options.cluster(ray, threads)))
 

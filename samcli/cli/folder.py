@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
-import shutil
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from samcli import batch, images
 from samcli.batch import Room, Tally
-from samcli.cli.inputs import Inputs
+from samcli.cli.inputs import BadBytesError, Inputs
 from samcli.cli.model import Model
 from samcli.cli.prompts import STDIN
 from samcli.cli.report import Report, json_line, named, say_error, say_failures, write_stdout
@@ -21,7 +22,9 @@ from samcli.formats.atomic import clean_up
 from samcli.formats.names import OutputPaths, output_paths
 from samcli.formats.record import Head, difference, read_error, read_head, write_error
 from samcli.images import ImageFile
-from samcli.records import InputFile, Run
+from samcli.records import Run
+
+_OF_THE_NAME = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)  # other items may do better
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -31,8 +34,8 @@ Result = TypeVar("Result")
 class FolderSink(Generic[Item, Result]):
     """Results of images in a folder, resumable. What is done is decided by heads of records, not by memory.
 
-    Subclasses say what the outputs are. overwrite: work on everything anew. retry_failed: also on images that
-    failed in an earlier run and have not changed since. counted: what `store` counts.
+    Subclasses say what the outputs are. overwrite: work on everything anew. retry_failed: also on files whose
+    very bytes could not be decoded in an earlier run. counted: what `store` counts.
     """
 
     counted: ClassVar[tuple[str, ...]] = ("masks",)
@@ -88,35 +91,62 @@ class FolderSink(Generic[Item, Result]):
             clean_up(paths.record.parent)
         head = self._earlier(paths, run)
         failed = None if self.overwrite or self.retry_failed else read_error(paths.error)
+        if failed and (failed.source is None or failed.run.config_hash != run.config_hash):
+            failed = None
         if image.path == STDIN or not (head or failed):
             return False
-        source = _source(image)
-        if head and source and _same(head.source, source):
-            self.complete(paths, item, room)
+        sha256 = _sha256(image)
+        if head and head.source and head.source.sha256 == sha256:
+            try:
+                self.complete(paths, item, room)
+            except StopError:
+                raise
+            except SamcliError as error:
+                raise LeftAloneError(str(error)) from error  # the record is as good as before
             return True
-        if failed and failed.run.config_hash == run.config_hash and source and _same(failed.source, source):
+        if failed and failed.source and failed.source.sha256 == sha256:
             raise LeftAloneError(failed.reason, earlier=True)
         return False
 
     def write(self, item: Item, result: Result) -> Mapping[str, int]:
-        paths = self.paths(item)
-        older = [path for path in self.others(paths) if path.exists()]
-        for path in older:
-            _remove(path)
-        if older:  # so that at no time a record stands beside pictures of another one
-            _remove(self.main(paths))
+        paths, run = self.paths(item), self.run(item)
+        if self.others(paths):
+            self._remove_earlier(paths, run)
         counts = self.store(paths, item, result)
         failed = read_error(paths.error)
-        if failed is None or failed.run.command == self.run(item).command:
+        if failed and failed.run.command == run.command:
             paths.error.unlink(missing_ok=True)
         return counts
 
-    def fail(self, item: Item, reason: str) -> None:
-        paths, image = self.paths(item), self.image(item)
-        for path in (*self.others(paths), self.main(paths)):
-            _remove(path)  # of an earlier run; it must not pass for done
-        source = None if image.path == STDIN else _source(image)
-        write_error(paths.error, self.run(item), image.relative, source, reason)
+    def fail(self, item: Item, reason: str, error: Exception) -> None:
+        paths, run, image = self.paths(item), self.run(item), self.image(item)
+        self._remove_earlier(paths, run, also_main=True)  # it must not pass for done
+        source = error.source if isinstance(error, BadBytesError) else None
+        try:
+            write_error(paths.error, run, image.relative, source, reason)
+        except SamcliError as failed:
+            cause = failed.__cause__
+            if not (isinstance(cause, OSError) and cause.errno in _OF_THE_NAME):
+                raise  # else the list at the end has to do
+
+    def _remove_earlier(self, paths: OutputPaths, run: Run, *, also_main: bool = False) -> None:
+        """Remove what an earlier run made for an image, if one did; first what goes with the main output.
+
+        So at no time a main output stands beside pictures of another one. Without such pictures it stays, to
+        be replaced at once, unless also_main.
+        """
+        main = self.main(paths)
+        try:
+            if self.head(main, run) is None:
+                return
+        except SamcliError:
+            if not self.overwrite:
+                return
+        others = [path for path in self.others(paths) if os.path.lexists(path)]
+        for path in others:
+            _remove(path)
+        if others or also_main:
+            _remove(main)
 
     def paths(self, item: Item) -> OutputPaths:
         """Where the item's outputs lie."""
@@ -136,23 +166,27 @@ class FolderSink(Generic[Item, Result]):
         return head
 
 
-def _source(image: ImageFile) -> InputFile | None:
-    """The image file as it is now; None when it cannot be read."""
+def _sha256(image: ImageFile) -> str:
+    """Of the image file as it is now. Raises LeftAloneError when it cannot be read: what is there stays."""
     try:
-        size, sha256 = images.digest(image.path)
+        return images.digest(image.path)[1]
     except (OSError, ValueError):
-        return None
-    return InputFile(image.relative.as_posix(), size, sha256)
-
-
-def _same(old: InputFile | None, new: InputFile) -> bool:
-    return old is not None and old.sha256 == new.sha256
+        try:
+            images.read(image.path)
+        except SamcliError as error:
+            raise LeftAloneError(str(error)) from error
+        raise
 
 
 def _remove(path: Path) -> None:
+    """Remove an output; of a folder only what samcli put there."""
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    elif os.path.lexists(path):  # on a read-only disk, unlink would fail for what is not there too
+        for inner in path.iterdir():
+            if inner.name == "metadata.csv" or (inner.suffix == ".png" and inner.stem.isdecimal()):
+                inner.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.rmdir()
+    else:
         path.unlink(missing_ok=True)
 
 
@@ -173,7 +207,7 @@ def run_images(
     run = run_folder(report, inputs, total, make_work, sink, model, ray, alone=inputs.alone is not None)
     if report.json and run.tally:
         failed = [{"path": str(f.item.path), "error": f.reason} for f in run.tally.failures]
-        seconds = {name: round(run.tally.seconds[name], 3) for name in ("read", "compute", "write")}
+        seconds = {name: round(float(run.tally.seconds[name]), 3) for name in ("read", "compute", "write")}
         summary = {
             "images": run.tally.seen,
             "done": run.tally.done,
@@ -213,6 +247,8 @@ def run_folder(
     total: how many there are, if that is known. alone: the only image was named; it fails as the command's
     error.
     """
+    if sink.out.exists() and not sink.out.is_dir():
+        raise SamcliError(f"{sink.out} is a file; give a folder for the results")
     start = time.monotonic()
     with report.progress(total, "image") as progress:
         tally = batch.run(items, make_work, sink, devices=model.devices, ray=ray, progress=progress)

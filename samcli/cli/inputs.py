@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from samcli import images
 from samcli.cli.prompts import STDIN
 from samcli.cli.report import UsageError
-from samcli.errors import SamcliError
-from samcli.formats.names import check_unique, image_id, output_paths
+from samcli.errors import RefusedError, SamcliError
+from samcli.formats.names import check_unique, image_id, record_names
 from samcli.images import Chosen, ImageFile, list_images, located
 from samcli.records import InputFile
 
@@ -33,10 +33,39 @@ class Decoded(NamedTuple):
 
 
 def read_picture(image: ImageFile, max_pixels: int, room: Room = lambda size: None) -> Decoded:
-    """Read and decode an input. Raises SamcliError."""
+    """Read and decode an input. Raises SamcliError; BadBytesError when its bytes are at fault."""
     data = images.read(image.path)
-    pixels = images.load(data, max_pixels=max_pixels, name=str(image.path), room=room)
-    return Decoded(images.input_file(data, image.relative), pixels)
+    source = images.input_file(data, image.relative)
+    return Decoded(source, decode(data, source, str(image.path), max_pixels, room))
+
+
+class BadBytesError(SamcliError):
+    """A file cannot be decoded, and another try would fail alike. source: the file with these very bytes."""
+
+    def __init__(self, reason: str, source: InputFile) -> None:
+        super().__init__(reason)
+        self.source = source
+
+
+def decode(data: bytes, source: InputFile, name: str, max_pixels: int, room: Room) -> NDArray[np.uint8]:
+    """Decode an input that is read already. Raises as `read_picture` does."""
+    try:
+        return images.load(data, max_pixels=max_pixels, name=name, room=room)
+    except RefusedError:
+        raise
+    except SamcliError as error:
+        raise BadBytesError(str(error), source) from error
+
+
+def impossible_name(path: Path) -> str | None:
+    """Why no file can be called that; None when one can."""
+    if "\0" in str(path):
+        return f"{str(path)!r} holds a NUL; for a list that find -print0 wrote add -0"
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        return f"{str(path)!r} is not a file name"
+    return None
 
 
 @dataclass(frozen=True)
@@ -97,8 +126,9 @@ class Inputs:
 
     @property
     def once(self) -> bool:
-        """The images come through a pipe: they can be listed only once, and not before work starts."""
-        return self.files_from == STDIN
+        """The list is a pipe: the images can be listed only once, and not before work starts."""
+        listed = self.files_from
+        return listed == STDIN or (listed is not None and listed.exists() and not listed.is_file())
 
     @property
     def alone(self) -> Path | None:
@@ -107,18 +137,17 @@ class Inputs:
         return self.paths[0] if single else None
 
     def __iter__(self) -> Iterator[ImageFile]:
-        seen: set[bytes] = set()
+        seen: set[int] = set()  # hashes of 64 bits: names would take the memory of many images
         for image in self._listed():
-            paths = output_paths(Path(), image.relative, keep_extension=self.keep_extension)
-            same = _digest(os.fsencode(paths.record), os.fsencode(os.path.abspath(image.path)))  # noqa: PTH100
-            outputs = {_digest(os.fsencode(paths.record)), _digest(os.fsencode(paths.error))}
             if image.problem is None:
+                record, error = record_names(image.relative, keep_extension=self.keep_extension)
+                same, outputs = hash((record, os.path.abspath(image.path))), {hash(record), hash(error)}  # noqa: PTH100
                 if same in seen:
                     continue
                 if seen & outputs:
                     image = replace(
                         image,
-                        problem=f"{image.path} would write {paths.record}, as an image before it; "
+                        problem=f"{image.path} would write {record}, as an image before it; "
                         "rename one, or name outputs by --root or --keep-extension",
                     )
                 else:
@@ -151,6 +180,9 @@ class Inputs:
         if self.files_from is not None:
             for name in self._names(self.files_from):
                 path = Path(os.fsdecode(name))
+                if problem := impossible_name(path):
+                    yield ImageFile(path, PurePosixPath(path.name), problem)
+                    continue
                 try:
                     image = located(path, self.root)
                 except SamcliError as error:
@@ -171,8 +203,24 @@ def stdin_pieces(separator: bytes) -> Iterator[bytes]:
     Reads the file itself where there is one: at its end Python waits for a lock that a thread waiting for
     input holds on the buffer.
     """
-    stream = sys.stdin.buffer
-    return _split(getattr(stream, "raw", stream).read, separator)
+    return _split(_stdin().read, separator)
+
+
+def read_stdin() -> bytes:
+    """All of standard input; as `stdin_pieces` reads it."""
+    return b"".join(_chunks(_stdin().read))
+
+
+def _stdin() -> Any:
+    return getattr(sys.stdin.buffer, "raw", sys.stdin.buffer)
+
+
+def _chunks(read: Callable[[int], bytes | None]) -> Iterator[bytes]:
+    while (piece := read(2**16)) != b"":
+        if piece is None:  # the other side made the pipe non-blocking
+            time.sleep(0.05)
+        else:
+            yield piece
 
 
 def _pieces(file: Path, separator: bytes) -> Iterator[bytes]:
@@ -183,9 +231,9 @@ def _pieces(file: Path, separator: bytes) -> Iterator[bytes]:
         raise SamcliError(f"{file} cannot be read: {error.strerror}; check the path") from error
 
 
-def _split(read: Callable[[int], bytes], separator: bytes) -> Iterator[bytes]:
+def _split(read: Callable[[int], bytes | None], separator: bytes) -> Iterator[bytes]:
     rest = b""
-    while piece := read(2**16):
+    for piece in _chunks(read):
         *whole, rest = (rest + piece).split(separator)
         yield from (_line(part, separator) for part in whole)
     if rest:
@@ -194,7 +242,3 @@ def _split(read: Callable[[int], bytes], separator: bytes) -> Iterator[bytes]:
 
 def _line(text: bytes, separator: bytes) -> bytes:
     return text.removesuffix(b"\r") if separator == b"\n" else text
-
-
-def _digest(*parts: bytes) -> bytes:
-    return hashlib.blake2b(b"\0".join(parts), digest_size=8).digest()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import samcli
 from samcli.cli.prompts import STDIN
-from samcli.cli.report import Report
+from samcli.cli.report import Report, UsageError
 from samcli.errors import SamcliError
 from samcli.formats.names import output_paths
 from samcli.formats.record import UNHASHED, config_hash
@@ -51,6 +51,8 @@ class ModelOptions:
         """
         from samcli.predictor import find_devices
 
+        if self.elsewhere and self.device == "all":
+            raise UsageError("--ray takes all GPUs of the cluster by itself; leave --device out")
         devices = (self.device,) if self.elsewhere else find_devices(self.device)
         away = self.elsewhere or len(devices) > 1
         predictor = self.predictor("cpu" if away else devices[0])

@@ -82,7 +82,7 @@ RetryFailed = Annotated[
     bool,
     typer.Option(
         "--retry-failed",
-        help="Try again also what failed in an earlier run and has not changed.",
+        help="Try again also damaged files that have not changed since they failed.",
         rich_help_panel="Runs",
     ),
 ]

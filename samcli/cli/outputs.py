@@ -146,7 +146,7 @@ class Stream:
                 self.failed.append((prompt_name(line["id"], item), line["error"]))
         return {}
 
-    def fail(self, item: Job, reason: str) -> None:
+    def fail(self, item: Job, reason: str, error: Exception) -> None:
         for request in item.requests:
             name = prompt_name(request.id, item) if item.alone else str(item.image.path)
             self.failed.append((name, reason))
@@ -209,7 +209,10 @@ class Folder(FolderSink[Job, Answered]):
         return (paths.masks, paths.labelmap, paths.overlay, paths.cutout)
 
     def done(self, item: Job, room: Room) -> bool:
-        return super().done(item, room) and not self.asked.logits
+        if self.asked.logits:  # they are not kept beside the record
+            self.allow(item)
+            return False
+        return super().done(item, room)
 
     def store(self, paths: OutputPaths, item: Job, result: Answered) -> dict[str, int]:
         record = self.asked.record(item, result)

@@ -127,7 +127,7 @@ def predict(
     asked = Asked(where, settings, known, every, json, logits, limit)
     make_work = MakeWork(settings, every, format_ is not None, embeddings, keep_extension, limit)
     if in_folder:
-        folder = Folder(where.path, keep_extension, overwrite, retry_failed, asked)
+        folder = Folder(where.path, keep_extension, overwrite, retry_failed or prompts is None, asked)
         assert isinstance(jobs, list)
         for job in jobs:
             if not job.image.problem:

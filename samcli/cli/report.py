@@ -8,7 +8,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn, TextIO
 
 from tqdm import tqdm
@@ -62,8 +62,9 @@ class _Bar:
     def __call__(self, tally: Tally[Any]) -> None:
         told = [f"{name} {rate:.3g}/s" for name, rate in _rates(tally, time.monotonic() - self._start)]
         told += [f"{len(tally.failures)} failed"] if tally.failures else []
-        self._bar.set_postfix_str(", ".join(told), refresh=False)
-        self._bar.update(tally.seen - self._bar.n)
+        with suppress(OSError):
+            self._bar.set_postfix_str(", ".join(told), refresh=False)
+            self._bar.update(tally.seen - self._bar.n)
 
 
 class _Lines:
@@ -93,8 +94,9 @@ def _rates(tally: Tally[Any], seconds: float) -> list[tuple[str, float]]:
 
 
 def say(line: str) -> None:
-    """A line on stderr, above a progress bar if there is one."""
-    tqdm.write(line, file=sys.stderr)
+    """A line on stderr, above a progress bar if there is one. Nobody to listen is no reason to fail."""
+    with suppress(OSError):
+        tqdm.write(line, file=sys.stderr)
 
 
 def say_error(line: str) -> None:

@@ -72,6 +72,7 @@ def write_text(path: Path, text: str) -> None:
 def new_folder(path: Path) -> Iterator[Path]:
     """Give a temporary folder to fill; it becomes `path`, replacing what is there, or vanishes on errors.
 
+    A folder that holds anything but .png and .csv files is not replaced.
     Raises SamcliError, naming the folder and the remedy, also for OSErrors inside; DiskFullError for want of
     space.
     """
@@ -124,6 +125,9 @@ def _put_in_place(temporary: Path, path: Path) -> None:
             return
         old = _temporary(path)
         with suppress(FileNotFoundError):  # the other process moved it first
+            strange = [inner.name for inner in path.iterdir() if inner.suffix not in (".png", ".csv")]
+            if strange:
+                raise SamcliError(f"cannot write {path}: it holds {min(strange)}; choose another output")
             path.rename(old)
         shutil.rmtree(old, ignore_errors=True)
 

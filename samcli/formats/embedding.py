@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -38,6 +39,8 @@ def read_embedding_head(path: Path) -> Head | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return None
         raise SamcliError(
             f"{path} cannot be read: {error.strerror or error}; choose another output"
         ) from error

@@ -41,6 +41,12 @@ def output_paths(out: Path, relative: PurePosixPath, *, keep_extension: bool = F
     )
 
 
+def record_names(relative: PurePosixPath, *, keep_extension: bool = False) -> tuple[str, str]:
+    """The record and the note of failure of `output_paths`, relative to the output folder; quicker."""
+    stem = str(relative if keep_extension else relative.with_suffix(""))
+    return f"{stem}.json", f"{stem}.error.json"
+
+
 def check_unique(images: Iterable[tuple[Path, PurePosixPath]], *, keep_extension: bool = False) -> None:
     """Raise SamcliError, naming both, when two inputs would write one output.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -80,6 +81,8 @@ def read_head(path: Path) -> Head | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return None
         raise SamcliError(f"{path} cannot be read: {error.strerror}; choose another output") from error
     start = b'{"samcli": '
     if not line.startswith(start[: len(line)]):

@@ -629,12 +629,12 @@ def test_a_list_of_images(listed: Samcli, names: bytes, piped: bool) -> None:
 
 @both_ways
 def test_names_that_end_in_nul(listed: Samcli, photos: Path, piped: bool) -> None:
-    names = ["new\nline.bmp", "back\r.bmp", " space .bmp", "-o.bmp", "\udcff.bmp"]
+    names = ["new\nline.bmp", "back\r.bmp", " space .bmp", "-o.bmp", "\udcff.bmp", "end.bmp\r"]
     for name in names:
         paint(photos / name, 1)
     data = b"\0".join(os.fsencode(f"photos/{name}") for name in names) + b"\0\0photos/b.bmp"
-    assert listed(data, "-0", piped=piped) == (0, "", "6 images, 0 masks in out\n")
-    assert sorted(contents("out")) == sorted(["b.json", *(name.replace(".bmp", ".json") for name in names)])
+    assert listed(data, "-0", piped=piped) == (0, "", "7 images, 0 masks in out\n")
+    assert sorted(contents("out")) == sorted(f"{Path(name).stem}.json" for name in ("b.bmp", *names))
     assert {read_record(path).file_name for path in Path("out").iterdir()} == {"b.bmp", *names}
 
 

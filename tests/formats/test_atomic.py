@@ -257,6 +257,15 @@ def test_a_clean_up_between_making_and_locking_is_survived(tmp_path, monkeypatch
     assert names(tmp_path) == (["a"] if kind == "file" else ["a", "a/x"])
 
 
+def test_a_folder_of_someone_else_is_not_replaced(tmp_path):
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "masks" / "a.json").touch()
+    with pytest.raises(SamcliError) as caught, new_folder(tmp_path / "masks"):
+        pass
+    assert str(caught.value) == f"cannot write {tmp_path}/masks: it holds a.json; choose another output"
+    assert names(tmp_path) == ["masks", "masks/a.json"]
+
+
 def test_two_writers_of_one_folder_leave_one_whole_folder(tmp_path):
     def write(value: str) -> None:
         for _ in range(60):
