@@ -541,7 +541,7 @@ def _run_in_processes(
     workers: list[_Worker[Item]] = []
     hungry: list[_Worker[Item]] = []
     ahead = _Ahead(items)
-    listed = signalled = False
+    listed = False
     end: BaseException | None = None
 
     def stop(error: BaseException | None) -> None:
@@ -606,9 +606,8 @@ def _run_in_processes(
                     if ahead.bell in ready and hungry and not listed:
                         feed()
             except _Stop as error:
-                if signalled:
+                if signals.insisted:
                     raise
-                signalled = True
                 stop(error)
     finally:
         for worker in workers:
@@ -759,6 +758,7 @@ class _Signals:
         self._busy = False
         self._first = 0
         self._raised = False
+        self.insisted = False  # there was a second one
 
     def __enter__(self) -> _Signals:
         if threading.current_thread() is threading.main_thread():
@@ -785,7 +785,7 @@ class _Signals:
             raise _Stop(self._first)
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
-        again, self._first = bool(self._first), self._first or signum
-        if again or not self._busy:
+        self.insisted, self._first = bool(self._first), self._first or signum
+        if self.insisted or not self._busy:
             self._raised = True
             raise _Stop(signum)

@@ -112,7 +112,7 @@ def say_failures(failures: Iterable[tuple[str, str]]) -> None:
 
 def named(name: str, reason: str) -> str:
     """The reason with the name of what failed, unless it says it itself."""
-    return reason if name in reason else f"{name}: {reason}"
+    return reason if name in reason or repr(name) in reason else f"{name}: {reason}"
 
 
 def show_warning(
