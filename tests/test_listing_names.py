@@ -32,7 +32,7 @@ ENDINGS = (".png", ".PNG", ".jpg", ".JpEg", ".tar.png", ".error.png", ".error.js
            ".labelmap.png", ".txt", ".json", "", ".", ".png ")  # fmt: skip
 
 stems = st.lists(st.sampled_from(PIECES), min_size=1, max_size=4).map("".join)
-files = st.tuples(stems, st.sampled_from(ENDINGS)).map("".join)
+files = st.tuples(stems, st.sampled_from(ENDINGS)).map("".join).filter(lambda name: name not in (".", ".."))
 # Folders named as outputs are named (a.json, a.masks) meet those of a.png in the mirrored tree.
 folders = stems.filter(lambda name: name not in (".", "..") and not name.endswith(".json"))
 paths = st.tuples(st.lists(folders, max_size=2), files).map(lambda pair: "/".join((*pair[0], pair[1])))

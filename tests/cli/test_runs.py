@@ -124,7 +124,6 @@ def break_decoding(monkeypatch: pytest.MonkeyPatch, reason: str = "out of memory
         raise SamcliError(reason)
 
     monkeypatch.setattr(images, "load", load)
-    monkeypatch.setattr("samcli.cli.answers.load", load)
 
 
 # Resume
@@ -222,6 +221,17 @@ def test_pictures_that_are_asked_for_later(automask: Samcli, request: pytest.Fix
     assert automask("photos", "-o", "out", *PICTURES).code == 0
     assert contents("out") == contents("whole")
     assert masks_in("out/a.json") > 0
+
+
+@pytest.mark.usefixtures("photos")
+def test_a_picture_that_cannot_be_made_costs_no_record(automask: Samcli) -> None:
+    automask("photos", "-o", "out")
+    before = state("out")
+    result = automask("photos", "-o", "out", "--overlay", "--max-pixels", "1k", "--json")
+    assert (result.code, summary(result)["done"], len(summary(result)["failed"])) == (3, 0, 3)
+    assert state("out") == before
+    assert automask("photos", "-o", "out", "--overlay").code == 0
+    assert len(contents("out")) == 6
 
 
 @pytest.mark.usefixtures("photos")
@@ -417,6 +427,19 @@ def test_a_foreign_file_in_a_records_place_is_refused_and_not_touched(
     assert automask("photos", "-o", "out", *PICTURES) == (1, "", line)
     assert predict("photos/b.bmp", "--point", "1,1", "-o", "out") == (1, "", line)
     assert state("out") == before
+
+
+@pytest.mark.usefixtures("quick", "photos")
+def test_foreign_files_with_the_names_of_pictures_and_failures_stay(automask: Samcli) -> None:
+    for name in ("a.masks/mine.txt", "b.overlay.jpg", "b.error.json", "sub/c.cutout/0.png"):
+        path = Path("out", name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+    before = state("out")
+    assert automask("photos", "-o", "out") == (0, "", "3 images, 0 masks in out\n")
+    after = state("out")
+    assert {name: after[name] for name in before} == before
+    assert set(after) - set(before) == {"a.json", "b.json", "sub/c.json"}
 
 
 @pytest.mark.usefixtures("photos", "no_model")
@@ -625,6 +648,29 @@ both_ways = pytest.mark.parametrize("piped", [False, True], ids=["file", "stdin"
 def test_a_list_of_images(listed: Samcli, names: bytes, piped: bool) -> None:
     assert listed(names, piped=piped) == (0, "", "2 images, 0 masks in out\n")
     assert list(contents("out")) == ["b.json", "c.json"]
+
+
+@pytest.mark.usefixtures("quick", "photos")
+def test_a_list_from_another_process(automask: Samcli) -> None:
+    """As `--files-from <(find ...)` of a shell: a pipe that has a name, and is read once."""
+    reading, writing = os.pipe()
+    os.write(writing, b"photos/b.bmp\nphotos/a.bmp\n")
+    os.close(writing)
+    try:
+        result = automask("--files-from", f"/dev/fd/{reading}", "-o", "out")
+    finally:
+        os.close(reading)
+    assert result == (0, "", "2 images, 0 masks in out\n")
+    assert list(contents("out")) == ["a.json", "b.json"]
+
+
+def test_a_list_that_ends_in_nul_without_being_said_so(listed: Samcli) -> None:
+    names = b"photos/a.bmp\0photos/b.bmp\0"
+    line = "'photos/a.bmp\\x00photos/b.bmp\\x00' holds a NUL; for a list that find -print0 wrote add -0\n"
+    assert listed(names, piped=False) == (1, "", f"error: {line}")
+    count = "0 of 1 image, 0 masks in out; 1 failed\n"
+    assert listed(names, piped=True) == (3, "", f"failed: {line}{count}")
+    assert not Path("out").exists()
 
 
 @both_ways
