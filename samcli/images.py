@@ -290,8 +290,8 @@ def _decode(
             width, height = image.size
             if width * height > max_pixels:
                 raise RefusedError(
-                    f"{name} is {width}x{height} pixels, {width * height / 1e6:.0f} million; the limit is "
-                    f"{max_pixels / 1e6:g} million; resize it first, or raise the limit with --max-pixels"
+                    f"{name} is {width}x{height} pixels, {_count(width * height)}; the limit is "
+                    f"{_count(max_pixels)}; resize it first, or raise the limit with --max-pixels"
                 )
             room(3 * width * height)
             if isinstance(image, TiffImageFile) and image.tag_v2.get(_SUBFILE, 0) & 1:
@@ -316,6 +316,10 @@ def _decode(
     if frames > 1:
         _note(f"{name} has {frames} {unit}; only the first is used")
     return image
+
+
+def _count(pixels: int) -> str:
+    return f"{pixels / 1e6:.0f} million" if pixels >= 10**6 else str(pixels)
 
 
 class _QuietPillow:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -59,10 +60,11 @@ def in_order(requests: Iterable[Request], root: Path | None) -> Iterator[Job]:
 
 def by_image(requests: Iterable[Request], root: Path | None) -> list[Job]:
     """All prompts of an image are a job, in the order in which the images are first named."""
-    jobs: dict[Path, list[Request]] = {}
+    jobs: dict[str, list[Request]] = {}
     for request in requests:
-        jobs.setdefault(request.image, []).append(request)
-    return [Job(_image(image, root), tuple(members), alone=False) for image, members in jobs.items()]
+        name = "-" if request.image == STDIN else os.path.abspath(request.image)  # noqa: PTH100
+        jobs.setdefault(name, []).append(request)
+    return [Job(_image(members[0].image, root), tuple(members), alone=False) for members in jobs.values()]
 
 
 def _image(path: Path, root: Path | None) -> ImageFile:

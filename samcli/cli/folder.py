@@ -16,7 +16,7 @@ from samcli.batch import Room, Tally
 from samcli.cli.inputs import BadBytesError, Inputs
 from samcli.cli.model import Model
 from samcli.cli.prompts import STDIN
-from samcli.cli.report import Report, json_line, named, say_error, say_failures, write_stdout
+from samcli.cli.report import Report, json_line, named, plural, say_error, say_failures, write_stdout
 from samcli.errors import LeftAloneError, SamcliError, StopError
 from samcli.formats.atomic import clean_up
 from samcli.formats.names import OutputPaths, output_paths
@@ -205,7 +205,7 @@ def run_images(
     """
     total = inputs.check(sink.allow)
     run = run_folder(report, inputs, total, make_work, sink, model, ray, alone=inputs.alone is not None)
-    if report.json and run.tally:
+    if report.json and run.tally and (run.tally.seen or not run.tally.stopped):
         failed = [{"path": str(f.item.path), "error": f.reason} for f in run.tally.failures]
         seconds = {name: round(float(run.tally.seconds[name]), 3) for name in ("read", "compute", "write")}
         summary = {
@@ -267,7 +267,8 @@ def run_folder(
         whole = earlier == len(tally.failures)
         which = "that one" if whole and earlier == 1 else "these" if whole else f"{earlier} of these"
         report.note(f"note: {which} failed in an earlier run, not tried again; add --retry-failed to do so")
-    report.note(_line(tally, total, sink.out, sink.counted))
+    if tally.seen or not tally.stopped:
+        report.note(_line(tally, total, sink.out, sink.counted))
     if tally.stopped:
         say_error(tally.stopped[1])
     return FolderRun(tally.exit_code, tally, seconds)
@@ -276,14 +277,10 @@ def run_folder(
 def _line(tally: Tally[Any], total: int | None, out: Path, counted: tuple[str, ...]) -> str:
     total = tally.seen if total is None else total
     if total and tally.skipped == total:
-        return f"{_images(total)} in {out} done before, nothing to do"
+        return f"{plural(total, 'images')} in {out} done before, nothing to do"
     left = total - tally.skipped
-    done = _images(left) if tally.done == left else f"{tally.done} of {_images(left)}"
-    counts = "".join(f", {tally.counts[name]} {name}" for name in counted)
+    done = plural(left, "images") if tally.done == left else f"{tally.done} of {plural(left, 'images')}"
+    counts = "".join(f", {plural(tally.counts[name], name)}" for name in counted)
     before = f"; {tally.skipped} done before" if tally.skipped else ""
     failed = f"; {len(tally.failures)} failed" if tally.failures else ""
     return f"{done}{counts} in {out}{before}{failed}"
-
-
-def _images(count: int) -> str:
-    return f"{count} image" if count == 1 else f"{count} images"

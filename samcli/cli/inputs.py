@@ -119,6 +119,8 @@ class Inputs:
     def __post_init__(self) -> None:
         if not self.paths and self.files_from is None:
             raise UsageError("no images; name files or folders, or a list of them with --files-from")
+        if STDIN in self.paths:
+            raise UsageError("- is no image here; for names on standard input use --files-from -")
         if self.null and self.files_from is None:
             raise UsageError("-0 goes with --files-from")
         if self.files_from == STDIN and sys.stdin.isatty():
@@ -137,23 +139,26 @@ class Inputs:
         return self.paths[0] if single else None
 
     def __iter__(self) -> Iterator[ImageFile]:
+        return (image for image in self._unique() if self.shard is None or image in self.shard)
+
+    def _unique(self) -> Iterator[ImageFile]:
         seen: set[int] = set()  # hashes of 64 bits: names would take the memory of many images
         for image in self._listed():
             if image.problem is None:
-                record, error = record_names(image.relative, keep_extension=self.keep_extension)
-                same, outputs = hash((record, os.path.abspath(image.path))), {hash(record), hash(error)}  # noqa: PTH100
+                outputs = record_names(image.relative, keep_extension=self.keep_extension)
+                same = hash((outputs[0], os.path.abspath(image.path)))  # noqa: PTH100 - links keep their names
                 if same in seen:
                     continue
-                if seen & outputs:
+                taken = next((output for output in outputs if hash(output) in seen), None)
+                if taken:
                     image = replace(
                         image,
-                        problem=f"{image.path} would write {record}, as an image before it; "
+                        problem=f"{image.path} would write {taken}, as an image before it; "
                         "rename one, or name outputs by --root or --keep-extension",
                     )
                 else:
-                    seen |= {same, *outputs}
-            if self.shard is None or image in self.shard:
-                yield image
+                    seen |= {same, *map(hash, outputs)}
+            yield image
 
     def check(self, allow: Callable[[ImageFile], None]) -> int | None:
         """Look through all images before any work; how many there are, None when they come through a pipe.
@@ -163,15 +168,16 @@ class Inputs:
         if self.once:
             return None
         count = 0
-        for image in self:
+        for image in self._unique():
             if image.problem:
                 check_unique(  # says who the other one is
                     ((i.path, i.relative) for i in self._listed() if i.problem is None),
                     keep_extension=self.keep_extension,
                 )
                 raise SamcliError(image.problem)
-            allow(image)
-            count += 1
+            if self.shard is None or image in self.shard:
+                allow(image)
+                count += 1
         return count
 
     def _listed(self) -> Iterator[ImageFile]:
@@ -183,10 +189,16 @@ class Inputs:
                 if problem := impossible_name(path):
                     yield ImageFile(path, PurePosixPath(path.name), problem)
                     continue
+                if path.name in ("", ".."):
+                    yield ImageFile(path, PurePosixPath("."), f"{path} is a folder; give an image file")
+                    continue
                 try:
                     image = located(path, self.root)
                 except SamcliError as error:
                     yield replace(located(path), problem=str(error))
+                    continue
+                if image.relative.name == "":
+                    yield replace(image, problem=f"{path} is a folder; give an image file")
                 else:
                     if image.relative in self.chosen:
                         yield image
@@ -241,4 +253,4 @@ def _split(read: Callable[[int], bytes | None], separator: bytes) -> Iterator[by
 
 
 def _line(text: bytes, separator: bytes) -> bytes:
-    return text.removesuffix(b"\r") if separator == b"\n" else text
+    return text.removesuffix(b"\r").removeprefix(b"\xef\xbb\xbf") if separator == b"\n" else text

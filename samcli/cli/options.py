@@ -157,7 +157,7 @@ def inputs(
         root,
         keep_extension,
         Chosen(tuple(include), tuple(exclude)),
-        parse_shard(shard) if shard else None,
+        None if shard is None else parse_shard(shard),
     )
 
 

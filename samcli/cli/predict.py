@@ -107,7 +107,9 @@ def predict(
         requests = _from_file(prompts, image)
 
     in_folder = where.kind == "folder"
-    if not in_folder and (overwrite or retry_failed or shard or ray is not None or device == "all"):
+    if not in_folder and (
+        overwrite or retry_failed or shard is not None or ray is not None or device == "all"
+    ):
         raise UsageError(
             "--overwrite, --retry-failed, --shard, --ray and --device all need a folder: -o DIR/"
         )
@@ -119,7 +121,7 @@ def predict(
     jobs = in_order(requests, root) if alone else by_image(requests, root)
     if isinstance(jobs, list):
         check_room(where, jobs, keep_extension)
-        part = parse_shard(shard) if shard else None
+        part = None if shard is None else parse_shard(shard)
         jobs = [job for job in jobs if part is None or job.image in part]
     limit = parse_pixels(max_pixels)
     settings = ModelOptions(model, device, dtype, threads, elsewhere=ray is not None)

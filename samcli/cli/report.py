@@ -79,7 +79,7 @@ class _Lines:
         self._said = now
         elapsed = now - self._start
         of = "" if self._total is None else f" of {self._total}"
-        told = [f"{tally.seen}{of} {self._unit}s"]
+        told = [f"{tally.seen}{of} {self._unit}s" if of else plural(tally.seen, f"{self._unit}s")]
         told += [f"{len(tally.failures)} failed"] if tally.failures else []
         told += [f"{rate:.3g} {name}/s" for name, rate in _rates(tally, elapsed)]
         worked = tally.seen - tally.skipped
@@ -108,6 +108,11 @@ def say_failures(failures: Iterable[tuple[str, str]]) -> None:
     """List what failed: (name, reason) each, a line each."""
     for name, reason in failures:
         say(f"failed: {named(name, reason)}")
+
+
+def plural(count: int, names: str) -> str:
+    """A number of things, given their plural in s: 1 mask, 2 masks."""
+    return f"{count} {names.removesuffix('s') if count == 1 else names}"
 
 
 def named(name: str, reason: str) -> str:

@@ -120,7 +120,7 @@ class _Found:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Every file, and every temporary folder; not what lies in folders of masks."""
+    """Every file, and every temporary folder."""
     try:
         with os.scandir(folder) as entries:
             listing = sorted(entries, key=lambda entry: entry.name)
@@ -130,7 +130,7 @@ def _files(folder: Path) -> Iterator[Path]:
         path = Path(entry)
         if not entry.is_dir(follow_symlinks=False) or entry.name.startswith(TEMPORARY):
             yield path
-        elif not entry.name.endswith((".masks", ".cutout")):
+        else:
             yield from _files(path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -43,7 +44,7 @@ def output_paths(out: Path, relative: PurePosixPath, *, keep_extension: bool = F
 
 def record_names(relative: PurePosixPath, *, keep_extension: bool = False) -> tuple[str, str]:
     """The record and the note of failure of `output_paths`, relative to the output folder; quicker."""
-    stem = str(relative if keep_extension else relative.with_suffix(""))
+    stem = relative if keep_extension else relative.parent / relative.stem
     return f"{stem}.json", f"{stem}.error.json"
 
 
@@ -52,12 +53,11 @@ def check_unique(images: Iterable[tuple[Path, PurePosixPath]], *, keep_extension
 
     images: each input's path and its path relative to its root.
     """
-    owners: dict[Path, Path] = {}
+    owners: dict[str, Path] = {}
     for path, relative in images:
-        names = output_paths(Path(), relative, keep_extension=keep_extension)
-        for output in (names.record, names.error):
+        for output in record_names(relative, keep_extension=keep_extension):
             other = owners.setdefault(output, path)
-            if other != path:
+            if os.path.abspath(other) != os.path.abspath(path):  # noqa: PTH100 - links keep their names
                 raise SamcliError(
                     f"{other} and {path} would both write {output}; "
                     "rename one, or name outputs by --root or --keep-extension"

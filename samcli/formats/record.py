@@ -88,9 +88,15 @@ def read_head(path: Path) -> Head | None:
     if not line.startswith(start[: len(line)]):
         raise SamcliError(f"{path} is not a record of samcli; choose another output, or add --overwrite")
     try:
-        return _head(json.loads(line.rstrip(b",\n") + b"}"), "") if whole else None
+        data = json.loads(line.rstrip(b",\n") + b"}")
     except ValueError:
         return None
+    if not isinstance(data.get("samcli"), dict):
+        return None
+    schema = data["samcli"].get("schema")
+    if schema != SCHEMA:
+        raise SamcliError(f"{path} has the record schema {schema}, unknown here; choose another output")
+    return _head(data, "") if whole else None
 
 
 def write_error(path: Path, run: Run, relative: PurePosixPath, source: InputFile | None, reason: str) -> None:

@@ -343,7 +343,7 @@ def test_a_folder_notes_the_images_that_fail(predict: Samcli) -> None:
     )
     assert [path.name for path in Path("out").iterdir()] == ["photo.error.json"]
     assert json.loads(Path("out/photo.error.json").read_text())["error"] == line
-    assert predict("photo.png", "--point", "3,3", "-o", "out/") == (0, "", "1 image, 1 masks in out\n")
+    assert predict("photo.png", "--point", "3,3", "-o", "out/") == (0, "", "1 image, 1 mask in out\n")
     assert [path.name for path in Path("out").iterdir()] == ["photo.json"]
 
 

@@ -1070,7 +1070,7 @@ def test_status(samcli: Samcli, holding: dict[str, Any]) -> None:
         "  dtype fp32\n"
         f"failed: photos/b.bmp {NO_IMAGE}\n"
         "3 unfinished files, of a run that goes on or was killed\n"
-        "2 .json or .safetensors files that are not samcli's results\n",
+        "3 .json or .safetensors files that are not samcli's results\n",
         "",
     )
 
@@ -1089,7 +1089,7 @@ def test_status_for_machines(samcli: Samcli, holding: dict[str, Any]) -> None:
             {"command": "embed", **common, "config": {"dtype": "fp32"}, "done": 3, "failed": 0},
         ],
         "unfinished": 3,
-        "other": 2,
+        "other": 3,
     }
     assert json.loads(result.out) == expected
     assert list(json.loads(result.out)) == list(expected)
@@ -1194,3 +1194,66 @@ def test_options_of_folders_need_one(
     line = "error: --overwrite, --retry-failed, --shard, --ray and --device all need a folder: -o DIR/\n"
     assert predict("--prompts", prompts, *option, *output) == (2, "", line)
     assert not list(Path().glob("a.*"))
+
+
+# Odd names and files
+
+
+def test_folders_in_a_list_fail_alone(embed: Samcli, photos: Path) -> None:
+    text = b".\n..\n/\nphotos\nphotos/a.bmp\n"
+    result = embed("--files-from", "-", "--root", "photos", "-o", "out", stdin=text)
+    folders = [line for line in result.err.splitlines() if line.endswith("is a folder; give an image file")]
+    assert (result.code, len(folders)) == (3, 4)
+    assert [name for name in contents("out") if name.endswith(".safetensors")] == ["a.safetensors"]
+
+
+def test_half_an_embedding_is_done_anew(embed: Samcli, photos: Path) -> None:
+    embed("photos/a.bmp", "-o", "out")
+    path = Path("out/a.safetensors")
+    whole = path.read_bytes()
+    for length in (0, 4, 8, 12, 200, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        assert embed("photos/a.bmp", "-o", "out") == (0, "", "1 image in out\n")
+        assert path.read_bytes() == whole
+
+
+def test_a_record_of_another_schema_is_not_touched(automask: Samcli, photos: Path) -> None:
+    automask("photos/a.bmp", "-o", "out")
+    path = Path("out/a.json")
+    later = path.read_text().replace('"schema": 1', '"schema": 2')
+    path.write_text(later)
+    line = "error: out/a.json has the record schema 2, unknown here; choose another output\n"
+    assert automask("photos/a.bmp", "-o", "out") == (1, "", line)
+    assert path.read_text() == later
+
+
+def test_an_image_is_not_standard_input(automask: Samcli, photos: Path) -> None:
+    line = "error: - is no image here; for names on standard input use --files-from -\n"
+    assert automask("-", "-o", "out") == (2, "", line)
+
+
+def test_names_that_are_too_long_stop_nothing(automask: Samcli, photos: Path) -> None:
+    data = (photos / "a.bmp").read_bytes()
+    for name in ("a" * 251, "b" * 245, "c" * 240):
+        (photos / f"{name}.bmp").write_bytes(data)
+    result = automask("photos", "-o", "out", "--overlay")
+    assert result.code == 3
+    assert result.err.count("the name is too long; choose a shorter output") == 2
+    assert {"a.json", "b.json"} <= contents("out").keys()
+
+
+def test_a_list_with_a_byte_order_mark(automask: Samcli, photos: Path) -> None:
+    Path("list").write_bytes(b"\xef\xbb\xbfphotos/a.bmp\r\n")
+    assert automask("--files-from", "list", "-o", "out").code == 0
+
+
+def test_processes_of_several_devices_write_what_one_does(
+    automask: Samcli, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (photos / "bad.bmp").touch()
+    with monkeypatch.context() as patch:
+        patch.setattr("samcli.predictor.find_devices", lambda name: ("cpu", "cpu"))
+        result = automask("photos", "-o", "two", "--device", "all", "--json", *PICTURES)
+    assert (result.code, summary(result)["device"]) == (3, "cpu,cpu")
+    assert automask("photos", "-o", "one", *PICTURES).code == 3
+    assert contents("two") == contents("one")
