@@ -57,28 +57,42 @@ def model_alone(command: str, photos: list[Path]) -> tuple[float, float]:
 
 
 def compare_time(folder: Path, count: int) -> None:
-    """The engine against a plain loop over decoded photos: medians of three runs, taken in turn."""
+    """The engine against a plain loop over decoded photos: the best of five runs each, taken in turn."""
     originals = sorted(path for path in folder.rglob("*.jpg"))
-    print(f"{'command':10} {'photos':>6} {'decoding':>9} {'model':>8} {'engine':>8} {'over model':>10}")
-    for command, copies in (("automask", count // 4), ("embed", count * 4)):
+    head = ("photos", "wide", "decoding", "model", "engine", "over model")
+    print(f"{'command':10}", *(f"{name:>10}" for name in head))
+    for command, copies, width in (
+        ("automask", count // 8, 0),
+        ("embed", count * 4, 0),
+        ("embed", count, 3000),
+    ):
         with tempfile.TemporaryDirectory() as place:
             photos = []
             for i in range(copies):
                 photo = Path(place) / "photos" / f"{i:04}.jpg"
                 photo.parent.mkdir(exist_ok=True)
-                photo.write_bytes(originals[i % len(originals)].read_bytes())
+                image = Image.open(originals[i % len(originals)]).convert("RGB")
+                if width:
+                    image = image.resize((width, width * image.height // image.width))
+                image.save(photo, quality=90)
                 photos.append(photo)
             alone, decode, whole = [], [], []
-            for turn in range(3):
+            for turn in range(5):
                 model, decoding = model_alone(command, photos)
                 out = f"{place}/out{turn}"
                 summary, _ = measured(command, f"{place}/photos", "-o", out)
                 alone.append(model)
                 decode.append(decoding)
                 whole.append(summary["seconds"]["total"])  # type: ignore[index]
-        model, decoding, engine = (float(np.median(v)) for v in (alone, decode, whole))
+        model, decoding, engine = (min(v) for v in (alone, decode, whole))
         share = 100 * (engine / model - 1)
-        print(f"{command:10} {copies:6} {decoding:8.2f}s {model:7.2f}s {engine:7.2f}s {share:+9.1f}%")
+        row = (
+            copies,
+            width or "as is",
+            *(f"{v:.2f} s" for v in (decoding, model, engine)),
+            f"{share:+.1f} %",
+        )
+        print(f"{command:10}", *(f"{value:>10}" for value in row))
 
 
 def compare_memory(counts: list[int]) -> None:

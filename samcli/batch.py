@@ -42,7 +42,7 @@ Room = Callable[[int], None]
 """Waits until so many bytes may be held for the item; called once, before holding them."""
 
 ROOM = 2**29  # bytes held for items between reading and writing; a larger item is held alone
-READERS = 4  # threads that read ahead, at most
+READERS = 4  # threads that read ahead, at most; all but one only while the work waits
 RAY_ITEMS = 16  # in one call of a Ray actor
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -320,6 +320,7 @@ class _Pipeline(Generic[Item, Result]):
         self._listed = False
         self._behind: queue.SimpleQueue[_Entry[Item] | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
+        self._starving = threading.Event()
         self._broken_items: BaseException | None = None
         self._broken_output: BaseException | None = None
 
@@ -328,7 +329,10 @@ class _Pipeline(Generic[Item, Result]):
         # Daemons: one that waits for input, or for a disk that does not answer, does not hold up the end.
         writer = threading.Thread(target=self._write, daemon=True)
         others = [threading.Thread(target=self._list, args=(items,), daemon=True)]
-        others += [threading.Thread(target=self._read_all, daemon=True) for _ in range(self._readers)]
+        others += [
+            threading.Thread(target=self._read_all, args=(number > 0,), daemon=True)
+            for number in range(self._readers)
+        ]
         try:
             with self._uninterrupted():
                 for thread in (writer, *others):
@@ -347,6 +351,7 @@ class _Pipeline(Generic[Item, Result]):
         self._stopping.set()
         self._room.close()
         self._window.release()  # whoever lists need not wait any more
+        self._starving.set()
         for _ in range(self._readers):
             self._unread.put(None)
         self._ahead.put(None)
@@ -366,8 +371,14 @@ class _Pipeline(Generic[Item, Result]):
         finally:
             self._ahead.put(None)
 
-    def _read_all(self) -> None:
-        while (entry := self._unread.get()) is not None and not self._stopping.is_set():
+    def _read_all(self, helps: bool) -> None:
+        """Read one after the other; a helper only while the work waits, for a CPU has no cores to spare."""
+        while not self._stopping.is_set():
+            if helps:
+                self._starving.wait()
+            entry = self._unread.get()
+            if entry is None:
+                return
             self._read(entry)
 
     def _read(self, entry: _Entry[Item]) -> None:
@@ -410,7 +421,10 @@ class _Pipeline(Generic[Item, Result]):
                     self._listed = self._head is None
             if self._head is None or self._stopping.is_set() or (group and not self._head.ready.is_set()):
                 break
-            self._head.ready.wait()
+            if not self._head.ready.is_set():
+                self._starving.set()
+                self._head.ready.wait()
+                self._starving.clear()
             group.append(self._head)
             self._head = None
         return group

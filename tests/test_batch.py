@@ -156,6 +156,28 @@ def test_reading_computing_and_writing_go_on_at_once() -> None:
     assert batch.run([1, 2, 3, 4], lambda device: batch.Work(compute, read), Meeting()).done == 4
 
 
+@pytest.mark.parametrize(("reading", "computing", "several"), [(0.03, 0.0, True), (0.001, 0.02, False)])
+def test_readers_help_only_while_the_work_waits(reading: float, computing: float, several: bool) -> None:
+    lock, now, most = threading.Lock(), 0, []
+
+    def read(item: int, room: batch.Room) -> int:
+        nonlocal now
+        with lock:
+            now += 1
+            most.append(now)
+        time.sleep(reading)
+        with lock:
+            now -= 1
+        return item
+
+    def compute(items: list[int]) -> list[int]:
+        time.sleep(computing)
+        return items
+
+    assert batch.run(range(100, 140), lambda device: batch.Work(compute, read), Sink()).done == 40
+    assert (sum(count > 1 for count in most) > 20) == several
+
+
 def test_items_are_taken_only_as_they_are_needed() -> None:
     taken = 0
     ahead = []
@@ -481,7 +503,8 @@ def test_what_stops_a_worker_stops_all(
 ) -> None:
     tally = batch.run(items, make_work, Files(tmp_path), devices=("a", "a"))
     assert tally.stopped == stopped
-    assert tally.done == len(list(tmp_path.iterdir())) < len(items) - 1
+    written = len(list(tmp_path.iterdir()))
+    assert written - 1 <= tally.done <= written < len(items) - 1  # a killed worker may not have said all
 
 
 def test_bad_items_stop_the_workers_after_those_before_them(tmp_path: Path) -> None:

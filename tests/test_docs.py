@@ -92,3 +92,14 @@ def links(document: Path) -> list[str]:
 def test_links_lead_somewhere(document: Path) -> None:
     missing = [link for link in links(document) if not (document.parent / link).exists()]
     assert not missing
+
+
+OTHERS = {"--array", "--gres", "--cpus-per-task", "--time", "--signal", "--no-deps"}
+"""Options of other programs that the documents use."""
+
+
+@pytest.mark.parametrize("document", ["README.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))])
+def test_options_exist(document: str) -> None:
+    named = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", (ROOT / document).read_text(encoding="utf-8")))
+    known = set(re.findall(r"--[a-z][\w-]*", (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")))
+    assert named <= known | OTHERS
