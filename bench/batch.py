@@ -1,11 +1,11 @@
 """What the batch engine costs beside the model, whether decoding overlaps it, and whether memory stays flat.
 
-    python bench/batch.py time [--photos DIR] [--count 60]
+    python bench/batch.py time [--photos DIR] [--turns 4]
     python bench/batch.py memory [--counts 200 2000]
     python bench/batch.py large [--size 20000x15000]
 
 Needs nothing but the package; photos default to examples/. Every run is a process of its own, one after the
-other, on the CPU with all its cores.
+other, on the CPU.
 """
 
 from __future__ import annotations
@@ -39,60 +39,64 @@ def measured(*args: str) -> tuple[dict[str, float], float]:
     return json.loads(summary), float(peak)
 
 
-def model_alone(command: str, photos: list[Path]) -> tuple[float, float]:
-    """Seconds of the model for decoded photos, and of decoding them, each alone in a plain loop."""
-    import samcli
-    from samcli import images
+ALONE = """
+import json, sys, time
+from pathlib import Path
+import samcli
+from samcli import images
+command, folder, threads = sys.argv[1:]
+photos = sorted(Path(folder).iterdir())
+start = time.perf_counter()
+pixels = [images.load(path) for path in photos]
+decoding = time.perf_counter() - start
+predictor = samcli.load(device="cpu", threads=int(threads))
+work = samcli.automask if command == "automask" else lambda p, picture: p.embed(picture)
+start = time.perf_counter()
+for picture in pixels:
+    work(predictor, picture)
+print(json.dumps([time.perf_counter() - start, decoding]))
+"""
 
-    start = time.perf_counter()
-    pixels = [images.load(path) for path in photos]
-    decoding = time.perf_counter() - start
-    predictor = samcli.load()
-    work = samcli.automask if command == "automask" else lambda p, picture: p.embed(picture)
-    work(predictor, pixels[0])
-    start = time.perf_counter()
-    for picture in pixels:
-        work(predictor, picture)
-    return time.perf_counter() - start, decoding
+
+def model_alone(command: str, folder: str, threads: int) -> tuple[float, float]:
+    """Seconds of the model for decoded photos, and of decoding them, in a plain loop."""
+    arguments = [sys.executable, "-c", ALONE, command, folder, str(threads)]
+    done = subprocess.run(arguments, check=True, capture_output=True, text=True)
+    model, decoding = json.loads(done.stdout)
+    return model, decoding
 
 
-def compare_time(folder: Path, count: int) -> None:
-    """The engine against a plain loop over decoded photos: the best of five runs each, taken in turn."""
+def compare_time(folder: Path, turns: int) -> None:
+    """The engine against a plain loop over decoded photos: the best of a few runs each, taken in turn."""
     originals = sorted(path for path in folder.rglob("*.jpg"))
-    head = ("photos", "wide", "decoding", "model", "engine", "over model")
+    head = ("threads", "photos", "wide", "decoding", "model", "engine", "over model")
     print(f"{'command':10}", *(f"{name:>10}" for name in head))
-    for command, copies, width in (
-        ("automask", count // 8, 0),
-        ("embed", count * 4, 0),
-        ("embed", count, 3000),
+    for command, threads, copies, width in (
+        ("automask", 2, 7, 0),
+        ("embed", 1, 120, 0),
+        ("embed", 2, 120, 0),
+        ("embed", 2, 60, 3000),
     ):
         with tempfile.TemporaryDirectory() as place:
-            photos = []
+            photos = Path(place) / "photos"
+            photos.mkdir()
             for i in range(copies):
-                photo = Path(place) / "photos" / f"{i:04}.jpg"
-                photo.parent.mkdir(exist_ok=True)
                 image = Image.open(originals[i % len(originals)]).convert("RGB")
                 if width:
                     image = image.resize((width, width * image.height // image.width))
-                image.save(photo, quality=90)
-                photos.append(photo)
+                image.save(photos / f"{i:04}.jpg", quality=90)
             alone, decode, whole = [], [], []
-            for turn in range(5):
-                model, decoding = model_alone(command, photos)
-                out = f"{place}/out{turn}"
-                summary, _ = measured(command, f"{place}/photos", "-o", out)
+            for turn in range(turns):
+                model, decoding = model_alone(command, str(photos), threads)
+                options = ("-o", f"{place}/out{turn}", "--threads", str(threads), "--device", "cpu")
+                summary, _ = measured(command, str(photos), *options)
                 alone.append(model)
                 decode.append(decoding)
                 whole.append(summary["seconds"]["total"])  # type: ignore[index]
         model, decoding, engine = (min(v) for v in (alone, decode, whole))
-        share = 100 * (engine / model - 1)
-        row = (
-            copies,
-            width or "as is",
-            *(f"{v:.2f} s" for v in (decoding, model, engine)),
-            f"{share:+.1f} %",
-        )
-        print(f"{command:10}", *(f"{value:>10}" for value in row))
+        seconds = (f"{v:.2f} s" for v in (decoding, model, engine))
+        row = (threads, copies, width or "as is", *seconds, f"{100 * (engine / model - 1):+.1f} %")
+        print(f"{command:10}", *(f"{value:>10}" for value in row), flush=True)
 
 
 def compare_memory(counts: list[int]) -> None:
@@ -136,13 +140,13 @@ def main() -> None:
     what = parser.add_subparsers(dest="what", required=True)
     timed = what.add_parser("time")
     timed.add_argument("--photos", type=Path, default=EXAMPLES)
-    timed.add_argument("--count", type=int, default=60)
+    timed.add_argument("--turns", type=int, default=4)
     what.add_parser("memory").add_argument("--counts", type=int, nargs="+", default=[200, 2000])
     large = ["6000x4000", "12000x8000", "16000x12000", "20000x15000"]
     what.add_parser("large").add_argument("--size", nargs="+", default=large)
     args = parser.parse_args()
     if args.what == "time":
-        compare_time(args.photos, args.count)
+        compare_time(args.photos, args.turns)
     elif args.what == "memory":
         compare_memory(args.counts)
     else:
