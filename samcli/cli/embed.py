@@ -94,7 +94,7 @@ class _Sink(FolderSink[ImageFile, "Embedding"]):
     def main(self, paths: OutputPaths) -> Path:
         return paths.embedding
 
-    def head(self, path: Path, run: Run) -> Head | None:
+    def head(self, path: Path) -> Head | None:
         return read_embedding_head(path)
 
     def store(self, paths: OutputPaths, item: ImageFile, result: Embedding) -> dict[str, int]:

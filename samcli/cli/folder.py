@@ -64,7 +64,7 @@ class FolderSink(Generic[Item, Result]):
         """Outputs that go with the main one, written by this run or an earlier one."""
         return ()
 
-    def head(self, path: Path, run: Run) -> Head | None:
+    def head(self, path: Path) -> Head | None:
         """What the main output says of its making; None when it is not there. Raises SamcliError."""
         return read_head(path)
 
@@ -111,7 +111,7 @@ class FolderSink(Generic[Item, Result]):
     def write(self, item: Item, result: Result) -> Mapping[str, int]:
         paths, run = self.paths(item), self.run(item)
         if self.others(paths):
-            self._remove_earlier(paths, run)
+            self._remove_earlier(paths)
         counts = self.store(paths, item, result)
         failed = read_error(paths.error)
         if failed and failed.run.command == run.command:
@@ -120,7 +120,7 @@ class FolderSink(Generic[Item, Result]):
 
     def fail(self, item: Item, reason: str, error: Exception) -> None:
         paths, run, image = self.paths(item), self.run(item), self.image(item)
-        self._remove_earlier(paths, run, also_main=True)  # it must not pass for done
+        self._remove_earlier(paths, also_main=True)  # it must not pass for done
         source = error.source if isinstance(error, BadBytesError) else None
         try:
             write_error(paths.error, run, image.relative, source, reason)
@@ -129,7 +129,7 @@ class FolderSink(Generic[Item, Result]):
             if not (isinstance(cause, OSError) and cause.errno in _OF_THE_NAME):
                 raise  # else the list at the end has to do
 
-    def _remove_earlier(self, paths: OutputPaths, run: Run, *, also_main: bool = False) -> None:
+    def _remove_earlier(self, paths: OutputPaths, *, also_main: bool = False) -> None:
         """Remove what an earlier run made for an image, if one did; first what goes with the main output.
 
         So at no time a main output stands beside pictures of another one. Without such pictures it stays, to
@@ -137,7 +137,7 @@ class FolderSink(Generic[Item, Result]):
         """
         main = self.main(paths)
         try:
-            if self.head(main, run) is None:
+            if self.head(main) is None:
                 return
         except SamcliError:
             if not self.overwrite:
@@ -157,7 +157,7 @@ class FolderSink(Generic[Item, Result]):
             return None
         path = self.main(paths)
         try:
-            head = self.head(path, run)
+            head = self.head(path)
         except SamcliError as error:
             raise StopError(str(error)) from error
         other = head and difference(head.run, run)

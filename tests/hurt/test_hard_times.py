@@ -129,7 +129,7 @@ def test_a_run_killed_at_any_time_can_be_resumed(
         assert tree(out) == expected, f"kill {i}, after {found[-1]} records"
         assert not [path for path in out.rglob("*") if path.name.startswith(".")]
     with capsys.disabled():
-        print(f"\n{KILLS} kills found {found} records of 28, {left_over} of them temporary files")
+        print(f"\n{KILLS} kills found {found} records of 28; {left_over} left temporary files")
     assert min(found) <= 3
     assert len(set(found)) >= 10
 
