@@ -45,6 +45,9 @@ ROOM = 2**29  # bytes held for items between reading and writing; a larger item 
 READERS = 4  # threads that read ahead, at most; all but one only while the work waits
 RAY_ITEMS = 16  # in one call of a Ray actor
 
+LEAVE_SECONDS = 1.0  # for a thread that reads to come to an end with the run, if it can
+THREADS = "samcli-batch"  # name of threads that may outlive a run, waiting for input
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # no later item would fare better
 
@@ -328,9 +331,9 @@ class _Pipeline(Generic[Item, Result]):
         """Work until the items end, or something ends the run: that is raised when all is written."""
         # Daemons: one that waits for input, or for a disk that does not answer, does not hold up the end.
         writer = threading.Thread(target=self._write, daemon=True)
-        others = [threading.Thread(target=self._list, args=(items,), daemon=True)]
+        others = [threading.Thread(target=self._list, args=(items,), name=THREADS, daemon=True)]
         others += [
-            threading.Thread(target=self._read_all, args=(number > 0,), daemon=True)
+            threading.Thread(target=self._read_all, args=(number > 0,), name=THREADS, daemon=True)
             for number in range(self._readers)
         ]
         try:
@@ -343,6 +346,9 @@ class _Pipeline(Generic[Item, Result]):
                 self._stop()
                 self._behind.put(None)
                 writer.join()
+                deadline = time.monotonic() + LEAVE_SECONDS
+                for thread in others:
+                    thread.join(max(0.0, deadline - time.monotonic()))
         for error in (self._broken_output, self._broken_items):
             if error:
                 raise error
@@ -518,7 +524,7 @@ class _Ahead(Generic[Item]):
         self.bell, self._rings = multiprocessing.Pipe(duplex=False)
         self._taken: queue.SimpleQueue[tuple[int, Item] | BaseException | None] = queue.SimpleQueue()
         self._wanted = threading.Semaphore()
-        threading.Thread(target=self._take, args=(items,), daemon=True).start()
+        threading.Thread(target=self._take, args=(items,), name=THREADS, daemon=True).start()
 
     def get(self) -> tuple[int, Item] | None:
         """The next item, when the bell can be read; None at their end. Raises what the items raised."""

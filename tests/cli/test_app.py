@@ -174,3 +174,17 @@ sys.exit(run())
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
+def test_a_signal_ends_a_run_that_waits_for_its_image(tmp_path: Path, random_tiny: Path) -> None:
+    command = [sys.executable, "-m", "samcli", "predict", "-", "--point", "5,5", "-m", str(random_tiny)]
+    process = subprocess.Popen(
+        [*command, "--json"], cwd=tmp_path, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    time.sleep(6)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 143
+    assert process.stdin and process.stderr
+    assert process.stderr.read() == "error: stopped by SIGTERM\n"
+    process.stdin.close()
