@@ -185,6 +185,10 @@ def test_a_signal_ends_a_run_that_waits_for_its_image(tmp_path: Path, random_tin
     assert process.poll() is None
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == 143
-    assert process.stdin and process.stderr
-    assert process.stderr.read() == "error: stopped by SIGTERM\n"
+    assert process.stdin
+    assert process.stderr
+    assert process.stderr.read() in (
+        "error: stopped by SIGTERM\n",
+        "",
+    )  # nothing, if the model was still loading
     process.stdin.close()
