@@ -247,8 +247,9 @@ def run_folder(
     total: how many there are, if that is known. alone: the only image was named; it fails as the command's
     error.
     """
-    if sink.out.exists() and not sink.out.is_dir():
-        raise SamcliError(f"{sink.out} is a file; give a folder for the results")
+    place = next((path for path in (sink.out, *sink.out.parents) if path.exists()), sink.out)
+    if place.exists() and not place.is_dir():
+        raise SamcliError(f"{place} is a file; give a folder for the results")
     start = time.monotonic()
     with report.progress(total, "image") as progress:
         tally = batch.run(items, make_work, sink, devices=model.devices, ray=ray, progress=progress)

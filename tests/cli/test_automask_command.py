@@ -239,6 +239,7 @@ def test_an_output_that_cannot_be_written(automask: Samcli, photos: Path) -> Non
     code, out, err = automask("photos", "-o", "out")
     assert (code, out) == (1, "")
     assert err == "error: out is a file; give a folder for the results\n"
+    assert automask("photos", "-o", "out/deeper").err == err
 
 
 def test_embeddings_of_a_folder_serve_automask(

@@ -16,11 +16,12 @@ pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
 
 
-def samcli(folder: Path, *args: str) -> tuple[int, str, str]:
+def samcli(folder: Path, *args: str, names: str = "") -> tuple[int, str, str]:
     done = subprocess.run(
         [sys.executable, "-m", "samcli", *args],
         cwd=folder,
         env={**os.environ, "RAY_DEDUP_LOGS": "0"},
+        input=names,
         capture_output=True,
         text=True,
         timeout=300,
@@ -66,12 +67,16 @@ def test_the_union_of_two_workers_is_a_single_run(photos: Path, command: tuple[s
 
 
 def test_what_stops_a_worker_stops_the_run(photos: Path) -> None:
+    """Names in a pipe are not looked at before: a worker meets the file of someone else."""
     here = photos.parent
-    (here / "file").touch()
-    code, out, err = samcli(here, "embed", "photos", "-o", "file/out", "--ray", "local")
-    assert (code, out) == (1, "")
-    assert err.splitlines()[-1].startswith("error: cannot write file/out/")
+    (here / "out").mkdir()
+    (here / "out" / "00.json").write_text('{"shapes": []}')
+    options = ("--files-from", "-", "-o", "out", "--ray", "local", *QUICK)
+    code, _, err = samcli(here, "automask", *options, names="photos/00.png\nphotos/02.png\n")
+    assert code == 1
+    assert err.splitlines()[-1].startswith("error: out/00.json is not a record of samcli; ")
     assert "Traceback" not in err
+    assert (here / "out" / "00.json").read_text() == '{"shapes": []}'
 
 
 def test_no_cluster_here(photos: Path) -> None:
