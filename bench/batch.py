@@ -3,6 +3,7 @@
     python bench/batch.py time [--photos DIR] [--turns 4]
     python bench/batch.py memory [--counts 200 2000]
     python bench/batch.py large [--size 20000x15000]
+    python bench/batch.py list [--count 100000]
 
 Needs nothing but the package; photos default to examples/. Every run is a process of its own, one after the
 other, on the CPU.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import subprocess
 import sys
 import tempfile
@@ -121,16 +123,31 @@ def compare_memory(counts: list[int]) -> None:
 
 
 def look_at_large(sizes: list[str]) -> None:
-    """Peak RSS and seconds for one large JPEG, with the default limit on pixels."""
+    """Peak RSS and seconds for one large JPEG with 3x3 points, with the default limit on pixels."""
     with tempfile.TemporaryDirectory() as place:
         for size in sizes:
             width, height = (int(edge) for edge in size.split("x"))
             photo = Path(place) / f"{size}.jpg"
             Image.open(EXAMPLES / "coffee.jpg").resize((width, height)).save(photo)
             start = time.perf_counter()
-            summary, peak = measured("automask", str(photo), "-o", f"{place}/out")
+            summary, peak = measured("automask", str(photo), "-o", f"{place}/out", "--points-per-side", "3")
             told = summary.get("error") or f"{summary['masks']} masks"
             print(f"{size}: {told}; peak {peak:.0f} MB, {time.perf_counter() - start:.0f} s")
+
+
+def look_at_list(count: int) -> None:
+    """Seconds and memory of going through a folder of many (empty) files before any work."""
+    from samcli.cli.inputs import Inputs
+
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "photos"
+        folder.mkdir()
+        for i in range(count):
+            (folder / f"{i:07}.jpg").touch()
+        before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+        Inputs((folder,), Path(place) / "out").check(lambda image: None)
+        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+        print(f"{count} images: {time.perf_counter() - start:.1f} s, {1024 * grown / count:.0f} bytes each")
 
 
 def main() -> None:
@@ -142,6 +159,7 @@ def main() -> None:
     timed.add_argument("--photos", type=Path, default=EXAMPLES)
     timed.add_argument("--turns", type=int, default=4)
     what.add_parser("memory").add_argument("--counts", type=int, nargs="+", default=[200, 2000])
+    what.add_parser("list").add_argument("--count", type=int, default=100_000)
     large = ["6000x4000", "12000x8000", "16000x12000", "20000x15000"]
     what.add_parser("large").add_argument("--size", nargs="+", default=large)
     args = parser.parse_args()
@@ -149,6 +167,8 @@ def main() -> None:
         compare_time(args.photos, args.turns)
     elif args.what == "memory":
         compare_memory(args.counts)
+    elif args.what == "list":
+        look_at_list(args.count)
     else:
         look_at_large(args.size)
 

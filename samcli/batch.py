@@ -39,7 +39,7 @@ ItemIn = TypeVar("ItemIn", contravariant=True)
 ResultIn = TypeVar("ResultIn", contravariant=True)
 
 Room = Callable[[int], None]
-"""Waits until so many bytes may be held for the item; called once, before holding them."""
+"""Waits until so many bytes may be held for the item; called before holding them."""
 
 ROOM = 2**29  # bytes held for items between reading and writing; a larger item is held alone
 READERS = 4  # threads that read ahead, at most; all but one only while the work waits
