@@ -131,7 +131,7 @@ def look_at_large(sizes: list[str]) -> None:
             Image.open(EXAMPLES / "coffee.jpg").resize((width, height)).save(photo)
             start = time.perf_counter()
             summary, peak = measured("automask", str(photo), "-o", f"{place}/out", "--points-per-side", "3")
-            told = summary.get("error") or f"{summary['masks']} masks"
+            told = str(summary.get("error", "")).replace(f"{place}/", "") or f"{summary['masks']} masks"
             print(f"{size}: {told}; peak {peak:.0f} MB, {time.perf_counter() - start:.0f} s")
 
 
