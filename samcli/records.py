@@ -111,15 +111,16 @@ class Prompt:
 class MaskRecord:
     """One mask as it is written: SA-1B's fields and ours. None fields are left out of the JSON.
 
-    bbox: (x, y, w, h) in pixel extent. area: pixels. point_coords: the prompt points (x, y).
-    crop_box: (x, y, w, h) of the crop the mask came from.
+    bbox: (x, y, w, h) in pixel extent. area: pixels. predicted_iou, stability_score: None for masks that other
+    programs made. point_coords: the prompt points (x, y). crop_box: (x, y, w, h) of the crop the mask came
+    from.
     """
 
     segmentation: RLE
     bbox: tuple[float, float, float, float]
     area: int
-    predicted_iou: float
-    stability_score: float
+    predicted_iou: float | None = None
+    stability_score: float | None = None
     id: int | None = None
     point_coords: tuple[tuple[float, float], ...] | None = None
     crop_box: tuple[float, float, float, float] | None = None
@@ -142,7 +143,7 @@ class MaskRecord:
         """Read what `to_json` wrote. Raises SamcliError, naming what is missing, unknown or malformed."""
         if not isinstance(data, dict):
             raise SamcliError("a mask is not a JSON object")
-        missing = {"segmentation", "bbox", "area", "predicted_iou", "stability_score"} - data.keys()
+        missing = {"segmentation", "bbox", "area"} - data.keys()
         if missing:
             raise SamcliError(f"a mask lacks {', '.join(sorted(missing))}")
         unknown = data.keys() - cls.__dataclass_fields__.keys()
@@ -181,10 +182,13 @@ class Run:
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """All masks of one image with their provenance: the canonical record file."""
+    """All masks of one image with their provenance: the canonical record file.
 
-    run: Run
-    input: InputFile
+    run, input: both None when other programs made the masks; the JSON then is SA-1B's own.
+    """
+
+    run: Run | None
+    input: InputFile | None
     image_id: int
     width: int
     height: int
@@ -193,11 +197,12 @@ class ImageRecord:
 
     def to_json(self) -> dict[str, Any]:
         """The record's JSON object, keys in the contract's order (design: `The record`)."""
+        head = {}
+        if self.run and self.input:
+            source = {"path": self.input.path, "bytes": self.input.bytes, "sha256": self.input.sha256}
+            head = {"samcli": {**self.run.to_json(), "input": source}}
         return {
-            "samcli": {
-                **self.run.to_json(),
-                "input": {"path": self.input.path, "bytes": self.input.bytes, "sha256": self.input.sha256},
-            },
+            **head,
             "image": {
                 "image_id": self.image_id,
                 "width": self.width,
@@ -209,15 +214,21 @@ class ImageRecord:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> ImageRecord:
-        """Read what `to_json` wrote. Raises SamcliError for another schema and for malformed data."""
+        """Read what `to_json` wrote, or a file of SA-1B.
+
+        Raises SamcliError for another schema and for malformed data.
+        """
+        run = source = None
         try:
-            head, image = dict(data["samcli"]), data["image"]
-            schema = head.pop("schema")
-            if schema != SCHEMA:
-                raise SamcliError(f"record schema {schema} is unknown; this samcli reads schema {SCHEMA}")
-            source = InputFile(**head.pop("input"))
+            if "samcli" in data:
+                head = dict(data["samcli"])
+                schema = head.pop("schema")
+                if schema != SCHEMA:
+                    raise SamcliError(f"record schema {schema} is unknown; this samcli reads schema {SCHEMA}")
+                source = InputFile(**head.pop("input"))
+                run = Run(**head)
             masks = tuple(MaskRecord.from_json(m) for m in data["annotations"])
-            record = cls(Run(**head), source, annotations=masks, **image)
+            record = cls(run, source, annotations=masks, **data["image"])
         except KeyError as error:
             raise SamcliError(f"not a samcli record: {error} is missing") from error
         except (TypeError, ValueError) as error:

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from samcli.errors import DiskFullError, SamcliError
 
@@ -41,26 +42,35 @@ def write_bytes(path: Path, data: bytes) -> None:
     A link goes on pointing to its target, which is replaced; devices and pipes (/dev/null) are written to
     directly. Raises SamcliError, naming the file and the remedy; DiskFullError for want of space.
     """
+    with new_file(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """Give a file to write to piece by piece; it becomes `path` at the end, or vanishes on errors.
+
+    As `write_bytes`; raises as it does, also for OSErrors inside.
+    """
     with _errors_name(path):
         target = Path(os.path.realpath(path))
         if target.is_dir():
             raise IsADirectoryError(errno.EISDIR, "is a folder")
         if target.exists() and not target.is_file():
-            target.write_bytes(data)
+            with target.open("wb") as file:
+                yield file
             return
         target.parent.mkdir(parents=True, exist_ok=True)
-        while True:
-            temporary = _temporary(target)
-            try:
-                with temporary.open("xb") as file, _lock(temporary, os.dup(file.fileno())) as ours:
-                    if not ours:
-                        continue
-                    file.write(data)
-                    file.close()  # what it raises must come before the rename
-                    temporary.replace(target)
-                    return
-            finally:
-                temporary.unlink(missing_ok=True)
+        with ExitStack() as stack:
+            ours = False
+            while not ours:
+                temporary = _temporary(target)
+                file = stack.enter_context(temporary.open("xb"))
+                stack.callback(temporary.unlink, missing_ok=True)
+                ours = stack.enter_context(_lock(temporary, os.dup(file.fileno())))
+            yield file
+            file.close()  # what it raises must come before the rename
+            temporary.replace(target)
 
 
 def write_text(path: Path, text: str) -> None:

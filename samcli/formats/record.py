@@ -32,9 +32,9 @@ def record_text(record: ImageRecord) -> str:
     The head stands alone on the first line, so that reading one line is enough to decide about resuming.
     """
     data = record.to_json()
-    head, image = _compact(data["samcli"]), _compact(data["image"])
+    head = f'"samcli": {_compact(data["samcli"])},\n ' if "samcli" in data else ""
     masks = ",".join(f"\n  {_compact(mask)}" for mask in data["annotations"])
-    return f'{{"samcli": {head},\n "image": {image},\n "annotations": [{masks}]}}\n'
+    return f'{{{head}"image": {_compact(data["image"])},\n "annotations": [{masks}]}}\n'
 
 
 def read_record(path: Path) -> ImageRecord:
