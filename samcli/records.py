@@ -111,9 +111,9 @@ class Prompt:
 class MaskRecord:
     """One mask as it is written: SA-1B's fields and ours. None fields are left out of the JSON.
 
-    bbox: (x, y, w, h) in pixel extent. area: pixels. predicted_iou, stability_score: None for masks that other
-    programs made. point_coords: the prompt points (x, y). crop_box: (x, y, w, h) of the crop the mask came
-    from.
+    bbox: (x, y, w, h) in pixel extent. area: pixels. predicted_iou, stability_score: None for masks that
+    other programs made. point_coords: the prompt points (x, y). crop_box: (x, y, w, h) of the crop the mask
+    came from.
     """
 
     segmentation: RLE

@@ -193,7 +193,7 @@ def test_masks_survive_rle(mask):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d.pop("samcli"), "not a samcli record: 'samcli' is missing"),
+        (lambda d: d.pop("samcli"), "not a samcli record: 'annotations' is missing"),
         (lambda d: d.pop("annotations"), "not a samcli record: 'annotations' is missing"),
         (lambda d: d["samcli"].pop("schema"), "not a samcli record: 'schema' is missing"),
         (

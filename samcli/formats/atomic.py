@@ -65,8 +65,8 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
             ours = False
             while not ours:
                 temporary = _temporary(target)
-                file = stack.enter_context(temporary.open("xb"))
                 stack.callback(temporary.unlink, missing_ok=True)
+                file = stack.enter_context(temporary.open("xb"))
                 ours = stack.enter_context(_lock(temporary, os.dup(file.fileno())))
             yield file
             file.close()  # what it raises must come before the rename

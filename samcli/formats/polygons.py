@@ -29,18 +29,18 @@ _BEFORE = ((-1, 0), (-1, -1), (0, -1), (0, 0))
 def corner_polygons(mask: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
     """Polygons along the corners of pixels, one for each 4-connected part of a (H, W) mask.
 
-    Each is (N, 2), x and y in [0, W] and [0, H]; one pixel at (3, 5) is (3, 5), (4, 5), (4, 6), (3, 6). Filled
-    by pixel centres, as pycocotools does, together they are the mask.
+    Each is (N, 2), x and y in [0, W] and [0, H]; one pixel at (3, 5) is (3, 5), (4, 5), (4, 6), (3, 6).
+    Filled by pixel centres, as pycocotools does, together they are the mask.
     """
     x, y, rings = _rings(mask, joined=False)
-    return [_joined(ring, corners=True) + (x, y) for ring in rings]
+    return [_joined(ring, corners=True) + np.array([x, y]) for ring in rings]
 
 
 def pixel_contour(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
     """One polygon through the outermost pixels of a (H, W) mask, (N, 2) of x and y; N is at least 3, or 0.
 
-    Filled with its own line, as cv2.fillPoly does, it is the mask. Parts that do not touch are joined by short
-    lines, which such a filler draws: the one loss.
+    Filled with its own line, as cv2.fillPoly does, it is the mask. Parts that do not touch are joined by
+    short lines, which such a filler draws: the one loss.
     """
     x, y, rings = _rings(mask, joined=True)
     whole = _bridged([_joined(ring, corners=False) for ring in rings])
@@ -48,7 +48,7 @@ def pixel_contour(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
         return whole
     while len(whole) < 3:
         whole = np.concatenate([whole, whole[-1:]])
-    return whole + (x, y)
+    return whole + np.array([x, y])
 
 
 def polygons_rle(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> RLE:
@@ -119,7 +119,8 @@ def _rings(mask: NDArray[np.bool_], *, joined: bool) -> tuple[int, int, list[_Ri
     x_of, y_of = xs.tolist(), ys.tolist()
     left_to_do = [row.tolist() for row in ways]
     owner: dict[int, tuple[_Ring, int]] = {}  # of ways to the right, by the corner they start from
-    outer, holes = [], []
+    outer: list[_Ring] = []
+    holes: list[_Ring] = []
     for start in range(last + 1):
         for first in (RIGHT, DOWN, LEFT, UP):
             if not left_to_do[first][start]:

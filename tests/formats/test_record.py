@@ -178,7 +178,7 @@ def test_what_differs_is_said(changes, said):
     ("text", "message"),
     [
         (None, "{path} does not exist; check the path"),
-        ("{}", "{path}: not a samcli record: 'samcli' is missing"),
+        ("{}", "{path}: not a samcli record: 'annotations' is missing"),
         ("[1]", "{path}: not a samcli record: list indices must be integers or slices, not str"),
         (
             record_text(a_record()).replace('"schema": 1', '"schema": 9'),
