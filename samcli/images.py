@@ -137,6 +137,18 @@ def load(
     return _upright(_rgb(image, name), image)
 
 
+def size_of(path: Path) -> tuple[int, int]:
+    """(height, width) of an image as `load` gives it, from its header. Raises SamcliError."""
+    data = read(path)
+    try:
+        with _quiet_pillow:
+            image = _opened(data, str(path))
+            width, height = image.size
+            return (width, height) if _orientation(image) >= 5 else (height, width)
+    except _DAMAGED as error:
+        raise SamcliError(f"{path} is damaged and cannot be decoded; copy or download it again") from error
+
+
 def load_mask(
     source: str | Path | bytes, *, max_pixels: int = MAX_PIXELS, name: str | None = None
 ) -> NDArray[np.bool_]:
@@ -429,13 +441,19 @@ def _convertible(image: Image.Image, name: str) -> Image.Image:
     return image
 
 
-def _upright(pixels: NDArray[Pixel], image: Image.Image) -> NDArray[Pixel]:
-    """Apply the EXIF orientation of `image` to its pixels (height, width, ...)."""
+def _orientation(image: Image.Image) -> int:
+    """EXIF's number, 1 (upright) to 8; from 5 on height and width change places."""
     try:
         with _quiet_pillow:
             orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     except _DAMAGED:
         orientation = 1  # damaged EXIF is no reason to lose the picture
+    return orientation if orientation in range(1, 9) else 1
+
+
+def _upright(pixels: NDArray[Pixel], image: Image.Image) -> NDArray[Pixel]:
+    """Apply the EXIF orientation of `image` to its pixels (height, width, ...)."""
+    orientation = _orientation(image)
     quarters = {3: 2, 4: 2, 5: 1, 6: 3, 7: 3, 8: 1}.get(orientation, 0)  # counter-clockwise
     turned = np.rot90(pixels, quarters)
     if orientation in (2, 4):

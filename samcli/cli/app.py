@@ -16,6 +16,7 @@ import typer
 from samcli.batch import describe
 from samcli.cli import report
 from samcli.cli.automask import automask
+from samcli.cli.convert import convert
 from samcli.cli.embed import embed
 from samcli.cli.models import app as models
 from samcli.cli.predict import predict
@@ -52,6 +53,7 @@ app.command()(predict)
 app.command()(automask)
 app.command()(embed)
 app.command()(status)
+app.command()(convert)
 app.add_typer(models)
 app.command()(train)
 

@@ -10,6 +10,9 @@ import typer
 
 from samcli import batch
 from samcli.cli.inputs import Inputs, parse_shard
+from samcli.cli.report import UsageError
+from samcli.errors import SamcliError
+from samcli.formats.select import Area, Flatten, parse_area
 from samcli.images import Chosen
 
 Images = Annotated[
@@ -131,6 +134,52 @@ Root = Annotated[
 KeepExtension = Annotated[
     bool, typer.Option("--keep-extension", help="Name outputs by full file names: a.jpg.json, not a.json.")
 ]
+ImagesFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--images", metavar="DIR", help="The folder that the photos lie in, as their paths begin there."
+    ),
+]
+MinArea = Annotated[
+    str,
+    typer.Option(
+        "--min-area",
+        metavar="N|N%",
+        help="Only masks of at least so many pixels, or such a share of the image.",
+        rich_help_panel="Masks",
+    ),
+]
+MaxArea = Annotated[
+    str,
+    typer.Option(
+        "--max-area",
+        metavar="N|N%",
+        help="Only masks of at most so many pixels, or such a share of the image.",
+        rich_help_panel="Masks",
+    ),
+]
+MinScore = Annotated[
+    float | None,
+    typer.Option(
+        "--min-score", metavar="X", help="Only masks of at least this score.", rich_help_panel="Masks"
+    ),
+]
+FlattenOption = Annotated[
+    Flatten,
+    typer.Option(
+        "--flatten",
+        help="What lies on top where masks may not overlap: the smaller, the better, or the later.",
+        rich_help_panel="Masks",
+    ),
+]
+Labels = Annotated[
+    str | None,
+    typer.Option(
+        "--labels",
+        metavar="A,B,...|@FILE",
+        help="Names of the categories in their order, or a file with one on each line.",
+    ),
+]
 Embeddings = Annotated[
     Path | None,
     typer.Option("--embeddings", metavar="DIR", help="Use the embeddings that `samcli embed -o DIR` wrote."),
@@ -159,6 +208,31 @@ def inputs(
         Chosen(tuple(include), tuple(exclude)),
         None if shard is None else parse_shard(shard),
     )
+
+
+def area(text: str, option: str) -> Area:
+    """What --min-area or --max-area says. Raises UsageError."""
+    try:
+        return parse_area(text)
+    except SamcliError as error:
+        raise UsageError(f"{option} {error}") from error
+
+
+def labels(text: str | None) -> tuple[str, ...]:
+    """What --labels says: names, each once. Raises UsageError, or SamcliError for the file."""
+    if text is None:
+        return ()
+    names = text.split(",")
+    if text.startswith("@"):
+        try:
+            names = Path(text[1:]).read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+            raise SamcliError(f"{text[1:]} cannot be read: {reason}; check the path") from error
+    names = [name.strip() for name in names if name.strip()]
+    if not names or len(set(names)) < len(names):
+        raise UsageError(f"--labels {text!r} " + ("names one category twice" if names else "names nothing"))
+    return tuple(names)
 
 
 def cluster(address: str | None, threads: int | None) -> batch.Ray | None:

@@ -20,7 +20,7 @@ METADATA = (
     "id", "area", "bbox_x0", "bbox_y0", "bbox_w", "bbox_h", "point_input_x", "point_input_y",
     "predicted_iou", "stability_score", "crop_box_x0", "crop_box_y0", "crop_box_w", "crop_box_h",
 )  # fmt: skip
-"""Columns of metadata.csv, named as amg.py names them; the bbox is in pixel extent, unlike there."""
+"""Columns of metadata.csv, named as amg.py names them."""
 
 
 def encode_png(pixels: NDArray[np.bool_] | NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
@@ -52,25 +52,25 @@ def label_map(masks: Sequence[RLE | NDArray[np.bool_]], size: tuple[int, int]) -
 
 
 def cutout(image: NDArray[np.uint8], masks: Sequence[RLE | NDArray[np.bool_]]) -> NDArray[np.uint8]:
-    """The picture where any mask is, transparent elsewhere: (H, W, 4) uint8 RGBA of the image's size.
+    """The picture where any mask is, transparent black elsewhere: (H, W, 4) uint8 RGBA of the image's size.
 
     image: (H, W, 3) uint8. masks: (H, W) each.
     """
     inside = np.zeros(image.shape[:2], bool)
     for mask in masks:
         inside |= _bits(mask)
-    return np.dstack([image, inside.astype(np.uint8) * 255])
+    return np.dstack([image, np.full_like(image[:, :, 0], 255)]) * inside[:, :, None]
 
 
 def _bits(mask: RLE | NDArray[np.bool_]) -> NDArray[np.bool_]:
     return mask if isinstance(mask, np.ndarray) else decode_rle(mask)
 
 
-def write_masks_folder(folder: Path, masks: Sequence[MaskRecord]) -> None:
+def write_masks_folder(folder: Path, masks: Sequence[MaskRecord], *, inclusive: bool = False) -> None:
     """Write `<i>.png` (0 and 255) for every mask and metadata.csv, as one folder that replaces an older one.
 
-    point_input is the mask's first point, empty without one; crop_box is empty where the mask has none.
-    Raises SamcliError when that fails.
+    inclusive: width and height of the bbox are one less than the extent, as amg.py's. point_input is the
+    mask's first point; what a mask does not have is left empty. Raises SamcliError when that fails.
     """
     table = io.StringIO()
     rows = csv.writer(table, lineterminator="\n")
@@ -78,7 +78,10 @@ def write_masks_folder(folder: Path, masks: Sequence[MaskRecord]) -> None:
     with new_folder(folder) as temporary:
         for i, mask in enumerate(masks):
             (temporary / f"{i}.png").write_bytes(encode_png(decode_rle(mask.segmentation)))
+            x, y, width, height = mask.bbox
+            box = (x, y, width - inclusive, height - inclusive)
             point = mask.point_coords[0] if mask.point_coords else ("", "")
             crop = mask.crop_box or ("", "", "", "")
-            rows.writerow([i, mask.area, *mask.bbox, *point, mask.predicted_iou, mask.stability_score, *crop])
+            scores = ["" if score is None else score for score in (mask.predicted_iou, mask.stability_score)]
+            rows.writerow([i, mask.area, *box, *point, *scores, *crop])
         write_text(temporary / "metadata.csv", table.getvalue())

@@ -48,7 +48,8 @@ def pixel_contour(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
         return whole
     while len(whole) < 3:
         whole = np.concatenate([whole, whole[-1:]])
-    return whole + np.array([x, y])
+    moved: NDArray[np.int64] = whole + np.array([x, y])
+    return moved
 
 
 def polygons_rle(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> RLE:

@@ -1,0 +1,256 @@
+"""`samcli convert`: results in the formats of other tools, and back."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from samcli.batch import Failure, Tally
+from samcli.cli import options
+from samcli.cli.inputs import stdin_pieces
+from samcli.cli.photos import PhotoFolder
+from samcli.cli.prompts import STDIN
+from samcli.cli.report import Report, UsageError, hang_up, json_line, plural, say_failures, write_stdout
+from samcli.errors import SamcliError, StopError
+from samcli.formats.atomic import new_file
+from samcli.formats.recognise import recognise
+from samcli.formats.select import Selection
+from samcli.formats.table import FORMATS, Export, Format, Item, Unreadable, Write
+from samcli.formats.trees import read_lines
+
+_KNOWN = ", ".join(FORMATS)
+
+
+def convert(
+    out: Annotated[
+        Path,
+        typer.Argument(
+            metavar="OUT", help="What a run wrote, or a file or folder of another format; - reads JSON Lines."
+        ),
+    ],
+    to: Annotated[str, typer.Option("--to", metavar="FORMAT", help=f"One of: {_KNOWN}.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="PLACE",
+            help="A new file or folder; - is standard output, for formats of one file.",
+        ),
+    ],
+    from_: Annotated[
+        str | None,
+        typer.Option("--from", metavar="FORMAT", help="What OUT is, where that is not recognised."),
+    ] = None,
+    images: options.ImagesFolder = None,
+    min_area: options.MinArea = "0",
+    max_area: options.MaxArea = "100%",
+    min_score: options.MinScore = None,
+    category: Annotated[
+        list[str],
+        typer.Option(
+            "--category",
+            metavar="NAME",
+            help="Only masks of this category. May be repeated.",
+            rich_help_panel="Masks",
+        ),
+    ] = [],  # noqa: B006 - Typer copies it
+    merge_category: Annotated[
+        bool,
+        typer.Option(
+            "--merge-category",
+            help="The masks of a category become one: semantic maps.",
+            rich_help_panel="Masks",
+        ),
+    ] = False,
+    background: Annotated[
+        str | None,
+        typer.Option(
+            "--background",
+            metavar="NAME",
+            help="A mask of this category of all that no other covers.",
+            rich_help_panel="Masks",
+        ),
+    ] = None,
+    flatten: options.FlattenOption = "area",
+    polygons: Annotated[
+        bool,
+        typer.Option("--polygons", help="coco: polygons instead of RLE.", rich_help_panel="Formats"),
+    ] = False,
+    tight: Annotated[
+        bool,
+        typer.Option("--tight", help="cutout: pictures of the size of the masks.", rich_help_panel="Formats"),
+    ] = False,
+    labels: options.Labels = None,
+    like: Annotated[
+        Path | None,
+        typer.Option(
+            "--like",
+            metavar="FILE",
+            help="A COCO dataset whose numbers of images and categories to use.",
+            rich_help_panel="Formats",
+        ),
+    ] = None,
+    image_prefix: Annotated[
+        str,
+        typer.Option(
+            "--image-prefix",
+            metavar="TEXT",
+            help="labelstudio: what leads to the photos, such as /data/local-files/?d=photos/",
+            rich_help_panel="Formats",
+        ),
+    ] = "",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Write into a folder, or over a file, that is there already.")
+    ] = False,
+    quiet: options.Quiet = False,
+    json: options.Json = False,
+) -> None:
+    """Write results in the format of another tool, or read them back.
+
+    Whatever can be read can be written; docs/formats.md says what each format keeps.
+    """
+    report = Report(quiet=quiet, json=json)
+    target = _format(to, "--to")
+    selection = Selection(
+        options.area(min_area, "--min-area"),
+        options.area(max_area, "--max-area"),
+        min_score,
+        tuple(category),
+        merge_category,
+        background,
+    )
+    if json and output == STDIN:
+        raise UsageError("-o - and --json both want standard output; choose one")
+    if labels is not None and like is not None:
+        raise UsageError("--labels and --like both number the categories; choose one")
+    if target.needs_photos and images is None:
+        raise UsageError(f"--to {to} needs the photos; name their folder with --images")
+    source = _format(from_, "--from") if from_ else FORMATS["jsonl" if out == STDIN else recognise(out)]
+    photos = None if images is None else PhotoFolder(images)
+    if images is not None and not images.is_dir():
+        raise SamcliError(f"{images} is not a folder; give the folder that the photos lie in")
+    image_ids = category_ids = None
+    if like is not None:
+        from samcli.formats.coco import ids_of
+
+        image_ids, category_ids = ids_of(like)
+    export = Export(
+        photos=photos,
+        polygons=polygons,
+        flatten=flatten,
+        merged=merge_category,
+        tight=tight,
+        labels=options.labels(labels),
+        image_ids=image_ids,
+        category_ids=category_ids,
+        prefix=image_prefix,
+    )
+    place = _place(output, target, out, overwrite)
+    read_with = photos
+    if source.read_needs_photos and photos is None:
+        read_with = PhotoFolder(out / "images")
+        if not (out / "images").is_dir():
+            raise UsageError(f"--from {source.name} needs the photos; name their folder with --images")
+    items = read_lines(stdin_pieces(b"\n"), "standard input") if out == STDIN else source.read(out, read_with)
+    first = next(items, None)
+    if first is None:
+        raise SamcliError(f"{out} holds nothing in the format {source.name}; check the path, or give --from")
+    tally: Tally[str] = Tally()
+    with report.progress(None, "image") as progress, _writing(target, place, export) as write:
+        names: set[int] = set()  # hashes of 64 bits: names would take the memory of many images
+        for item in chain([first], items):
+            try:
+                if isinstance(item, Unreadable):
+                    raise SamcliError(item.reason)
+                if source.file is not None:  # else files of their own keep names apart
+                    _check_name(item, names)
+                record = selection.apply(item.record)
+                write(item._replace(record=record))
+            except StopError:
+                raise
+            except SamcliError as error:
+                name = item.name if isinstance(item, Unreadable) else item.record.file_name
+                tally.failures.append(Failure(str(name), str(error)))
+            else:
+                tally.done += 1
+                tally.counts["masks"] += len(record.annotations)
+            progress(tally)
+    say_failures((failure.item, failure.reason) for failure in tally.failures)
+    where = "standard output" if output == STDIN else place
+    done, failed = plural(tally.done, "images"), len(tally.failures)
+    report.note(
+        f"{done}, {plural(tally.counts['masks'], 'masks')} as {to} in {where}"
+        + (f"; {failed} failed" if failed else "")
+    )
+    if json:
+        summary = {
+            "images": tally.done,
+            "masks": tally.counts["masks"],
+            "failed": [{"path": failure.item, "error": failure.reason} for failure in tally.failures],
+            "from": source.name,
+            "to": target.name,
+            "output": str(place),
+        }
+        write_stdout(json_line(summary))
+    raise typer.Exit(tally.exit_code)
+
+
+def _format(name: str, option: str) -> Format:
+    if name not in FORMATS:
+        raise UsageError(f"{option} {name!r} is unknown; known: {_KNOWN}")
+    return FORMATS[name]
+
+
+def _place(output: Path, target: Format, source: Path, overwrite: bool) -> Path:
+    """The file or folder to write. Raises SamcliError when it is taken, or lies where is read from."""
+    if output == STDIN:
+        if target.file is None:
+            raise UsageError(f"{target.name} is a folder of files; give -o a folder")
+        return output
+    place = output
+    if target.file is not None and (output.is_dir() or not output.suffix):
+        place = output / target.file
+    if (
+        source != STDIN
+        and source.is_dir()
+        and source.resolve() in (place.resolve(), *place.resolve().parents)
+    ):
+        raise SamcliError(f"{place} lies in {source}, which is read; choose a place of its own")
+    taken = place.is_dir() and any(place.iterdir()) if target.file is None else place.is_file()
+    if taken and not overwrite:
+        raise SamcliError(f"{place} is there already; choose another place, or add --overwrite")
+    if target.file is None and place.exists() and not place.is_dir():
+        raise SamcliError(f"{place} is a file; {target.name} needs a folder")
+    return place
+
+
+@contextmanager
+def _writing(target: Format, place: Path, export: Export) -> Iterator[Write]:
+    if target.file is None:
+        with target.write_folder(place, export) as write:
+            yield write
+    elif place == STDIN:
+        try:
+            with target.write_file(sys.stdout.buffer, export) as write:
+                yield write
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:
+            hang_up()
+    else:
+        with new_file(place) as file, target.write_file(file, export) as write:
+            yield write
+
+
+def _check_name(item: Item, names: set[int]) -> None:
+    """Raise SamcliError when another image came that would have the same files."""
+    name = hash(item.name)
+    if name in names:
+        raise SamcliError(f"another image is called {item.name}, too, but for its ending; rename one")
+    names.add(name)

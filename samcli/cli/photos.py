@@ -1,0 +1,41 @@
+"""The photos that records are of, in the folder that --images names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samcli import images
+from samcli.errors import SamcliError
+from samcli.images import EXTENSIONS, MAX_PIXELS
+
+
+@dataclass(frozen=True)
+class PhotoFolder:
+    """Photos by their path below a root. `samcli.formats.table.Photos`."""
+
+    root: Path
+
+    def path(self, file_name: str) -> Path:
+        path = self.root / file_name
+        if not path.is_file():
+            raise SamcliError(f"{path} does not exist; give the folder that the photos lie in with --images")
+        return path
+
+    def size(self, file_name: str) -> tuple[int, int]:
+        return images.size_of(self.path(file_name))
+
+    def pixels(self, file_name: str) -> NDArray[np.uint8]:
+        return images.load(self.path(file_name), max_pixels=MAX_PIXELS)
+
+    def named(self, stem: PurePosixPath) -> str:
+        if (self.root / stem).is_file():
+            return stem.as_posix()
+        for ending in EXTENSIONS:
+            for spelled in (ending, ending.upper()):
+                if (self.root / f"{stem}{spelled}").is_file():
+                    return f"{stem}{spelled}"
+        return stem.as_posix()

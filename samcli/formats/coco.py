@@ -1,0 +1,242 @@
+"""COCO instances and results: one JSON file for all images, written and read piece by piece.
+
+Every mask is a compressed RLE unless polygons are asked for. Annotations carry the record's other fields
+(score, predicted_iou, ...) under their own names, which other readers pass over.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+
+from pycocotools import mask as coco
+
+from samcli.errors import SamcliError
+from samcli.formats.files import groups, json_items
+from samcli.formats.names import image_id
+from samcli.formats.polygons import corner_polygons, polygons_rle
+from samcli.formats.select import mask_of, score_of
+from samcli.formats.table import Export, Item, Photos, Unreadable, Write, relative
+from samcli.masks import decode_rle
+from samcli.records import RLE, ImageRecord, MaskRecord
+
+_OURS = ("predicted_iou", "stability_score", "point_coords", "crop_box", "phrase", "detector_score", "score")
+
+
+@contextmanager
+def write_coco(file: BinaryIO, export: Export) -> Iterator[Write]:
+    """Images, annotations and categories, numbered from 1, or as in the dataset that `export` names."""
+    categories = export.categories()
+    count = number = 0
+    with tempfile.TemporaryFile() as rest:  # annotations, which come after all images
+
+        def write(item: Item) -> None:
+            nonlocal count, number
+            record = item.record
+            own = export.image_number(record.file_name, count + 1)
+            image = {
+                "id": own,
+                "width": record.width,
+                "height": record.height,
+                "file_name": record.file_name,
+            }
+            annotations = [
+                _annotation(mask, i, own, categories.number(mask), export.polygons)
+                for i, mask in enumerate(record.annotations, start=number + 1)
+            ]
+            file.write((b",\n  " if count else b"\n  ") + _json(image))
+            count += 1
+            for annotation in annotations:
+                rest.write((b",\n  " if number else b"\n  ") + _json(annotation))
+                number += 1
+
+        info = {"description": "masks converted by samcli", "version": "1.0", "contributor": "", "url": ""}
+        file.write(b'{"info": ' + _json(info) + b',\n "licenses": [],\n "images": [')
+        yield write
+        file.write(b'],\n "annotations": [')
+        rest.seek(0)
+        shutil.copyfileobj(rest, file, 2**20)
+        file.write(b'],\n "categories": ' + _json(categories.to_json()) + b"}\n")
+
+
+def _annotation(mask: MaskRecord, number: int, image: int, category: int, polygons: bool) -> dict[str, Any]:
+    data = mask.to_json()
+    segmentation: Any = data["segmentation"]
+    if polygons:
+        segmentation = [p.ravel().tolist() for p in corner_polygons(decode_rle(mask.segmentation))]
+    return {
+        "id": number,
+        "image_id": image,
+        "category_id": category,
+        "segmentation": segmentation,
+        "area": mask.area,
+        "bbox": data["bbox"],
+        "iscrowd": 0,
+        **{key: data[key] for key in _OURS if key in data},
+    }
+
+
+def read_coco(place: Path, photos: Photos | None) -> Iterator[Item | Unreadable]:
+    """The images of an instances file in its order, with their annotations; crowds become plain masks."""
+    categories = {_key(c, "id"): str(c.get("name", "")) for c in _objects(place, "categories.item")}
+    with groups() as kept:
+        kept.add((_key(a, "image_id"), a) for a in _objects(place, "annotations.item"))
+        for image in _objects(place, "images.item"):
+            name = str(image.get("file_name", image.get("id")))
+            try:
+                path = relative(name)
+                size = (_whole(image, "height"), _whole(image, "width"))
+                masks = [
+                    _mask(annotation, size, number, categories)
+                    for number, annotation in enumerate(kept.get(_key(image, "id")), start=1)
+                ]
+                yield Item(path.with_suffix(""), _record(path, size, masks))
+            except SamcliError as error:
+                yield Unreadable(name, f"{place}: image {name}: {error}")
+
+
+def _mask(data: dict[str, Any], size: tuple[int, int], number: int, categories: dict[str, str]) -> MaskRecord:
+    category = _key(data, "category_id")
+    segmentation = data.get("segmentation")
+    if not segmentation:
+        raise SamcliError(
+            f"annotation {data.get('id')} has no segmentation; boxes become masks with predict --boxes"
+        )
+    own = {key: data[key] for key in _OURS if data.get(key) is not None}
+    mask = mask_of(
+        to_rle(segmentation, size),
+        id=number,
+        category=categories.get(category),
+        category_id=data["category_id"] if type(data.get("category_id")) is int else None,
+    )
+    return MaskRecord.from_json({**mask.to_json(), **own}) if own else mask
+
+
+def to_rle(segmentation: Any, size: tuple[int, int]) -> RLE:
+    """COCO's segmentation in an image of (height, width) as compressed RLE. Raises SamcliError."""
+    if isinstance(segmentation, list):
+        polygons = segmentation if segmentation and isinstance(segmentation[0], list) else [segmentation]
+        try:
+            return polygons_rle(polygons, size)
+        except (TypeError, ValueError) as error:
+            raise SamcliError("a polygon is not a list of numbers") from error
+    if not isinstance(segmentation, dict) or segmentation.get("size") != list(size):
+        raise SamcliError(f"a segmentation is not of the image's size {list(size)}")
+    counts = segmentation.get("counts")
+    try:
+        if isinstance(counts, list):
+            if sum(counts) != size[0] * size[1] or min(counts) < 0:
+                raise SamcliError("the counts of an RLE do not add up to the image")
+            counts = coco.frPyObjects(segmentation, *size)["counts"].decode("ascii")
+    except (TypeError, ValueError) as error:
+        raise SamcliError("the counts of an RLE are not numbers") from error
+    if not isinstance(counts, str):
+        raise SamcliError("a segmentation has no counts")
+    rle: RLE = {"size": list(size), "counts": counts}
+    decode_rle(rle)  # raises for counts that disagree with the size
+    return rle
+
+
+@contextmanager
+def write_coco_results(file: BinaryIO, export: Export) -> Iterator[Write]:
+    """A list of masks with scores, without boxes, whose areas COCOeval would take; 1 for want of a score.
+
+    Images and categories are numbered as `write_coco` numbers them.
+    """
+    categories = export.categories()
+    count = 0
+    first = True
+
+    def write(item: Item) -> None:
+        nonlocal count, first
+        count += 1
+        image = export.image_number(item.record.file_name, count)
+        for mask in item.record.annotations:
+            score = score_of(mask)
+            result = {
+                "image_id": image,
+                "category_id": categories.number(mask),
+                "segmentation": mask.to_json()["segmentation"],
+                "score": 1.0 if score is None else score,
+            }
+            file.write((b"[\n " if first else b",\n ") + _json(result))
+            first = False
+
+    yield write
+    if first:
+        raise SamcliError("there are no masks; COCO results of none cannot be loaded, so nothing is written")
+    file.write(b"]\n")
+
+
+def read_coco_results(place: Path, photos: Photos | None) -> Iterator[Item | Unreadable]:
+    """The results by image, named by image_id; what they are of only the dataset knows."""
+    with groups() as kept:
+        kept.add((_key(result, "image_id"), result) for result in _objects(place, "item"))
+        for key in kept.keys():  # noqa: SIM118 - not a dict
+            name = str(json.loads(key))
+            try:
+                path = relative(name)
+                results = kept.get(key)
+                size = _size(results[0])
+                masks = []
+                for number, result in enumerate(results, start=1):
+                    category = _key(result, "category_id")
+                    names = {category: f"category {result.get('category_id')}"}
+                    masks.append(_mask(result, size, number, names))
+                file_name = PurePosixPath(photos.named(path)) if photos else path
+                yield Item(path, _record(file_name, size, masks))
+            except SamcliError as error:
+                yield Unreadable(name, f"{place}: image {name}: {error}")
+
+
+def _size(result: dict[str, Any]) -> tuple[int, int]:
+    segmentation = result.get("segmentation")
+    size = segmentation.get("size") if isinstance(segmentation, dict) else None
+    if not (isinstance(size, list) and len(size) == 2 and all(type(v) is int and v > 0 for v in size)):
+        raise SamcliError("a result has no RLE; boxes become masks with predict --boxes")
+    return size[0], size[1]
+
+
+def ids_of(place: Path) -> tuple[dict[str, int], dict[str, int]]:
+    """The numbers of images by file name, and of categories by name, in an instances file.
+
+    Raises SamcliError.
+    """
+    images = {str(i.get("file_name")): _whole(i, "id") for i in _objects(place, "images.item")}
+    categories = {str(c.get("name")): _whole(c, "id") for c in _objects(place, "categories.item")}
+    if not images:
+        raise SamcliError(f"{place} lists no images; give the annotations of a COCO dataset")
+    return images, categories
+
+
+def _objects(place: Path, prefix: str) -> Iterator[dict[str, Any]]:
+    for value in json_items(place, prefix):
+        if not isinstance(value, dict):
+            raise SamcliError(f"{place} is not a COCO file: {prefix.split('.')[0]} holds {value!r}")
+        yield value
+
+
+def _key(data: dict[str, Any], name: str) -> str:
+    """A number or text that things are known by."""
+    value = data.get(name)
+    return json.dumps(int(value) if isinstance(value, float) and value.is_integer() else value)
+
+
+def _whole(data: dict[str, Any], name: str) -> int:
+    value = data.get(name)
+    if type(value) is not int or value < 0:
+        raise SamcliError(f"{name} is not a whole number: {value!r}")
+    return value
+
+
+def _record(path: PurePosixPath, size: tuple[int, int], masks: list[MaskRecord]) -> ImageRecord:
+    return ImageRecord(None, None, image_id(path), size[1], size[0], path.as_posix(), tuple(masks))
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace")

@@ -1,0 +1,157 @@
+"""COCO panoptic: every pixel belongs to at most one segment, which an RGB PNG numbers.
+
+annotations/panoptic_all.json, annotations/panoptic_all/<name>.png
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samcli.errors import SamcliError
+from samcli.formats.atomic import new_file, write_bytes
+from samcli.formats.files import groups, json_items, open_picture
+from samcli.formats.names import image_id
+from samcli.formats.png import encode_png
+from samcli.formats.select import label_map, mask_of
+from samcli.formats.table import Categories, Export, Item, Photos, Unreadable, Write, relative
+from samcli.masks import encode_rle, mask_bbox
+from samcli.records import ImageRecord, MaskRecord
+
+_JSON = PurePosixPath("annotations/panoptic_all.json")
+_OURS = ("predicted_iou", "stability_score", "phrase", "detector_score", "score")
+
+
+@contextmanager
+def write_coco_panoptic(place: Path, export: Export) -> Iterator[Write]:
+    """The PNGs, and at the end the JSON. Segments are numbered from 1 in each image; 0 is unlabelled.
+
+    With `export.merged` categories are stuff, else things. A mask that others hide is left out.
+    """
+    categories = export.categories()
+    count = 0
+    with new_file(place / _JSON) as file, tempfile.TemporaryFile() as rest:
+
+        def write(item: Item) -> None:
+            nonlocal count
+            record = item.record
+            number = export.image_number(record.file_name, count + 1)
+            size = (record.height, record.width)
+            labels = label_map(record.annotations, size, export.flatten)
+            picture = f"{item.name}.png"
+            write_bytes(place / _JSON.with_suffix("") / picture, encode_png(_to_rgb(labels)))
+            image = {
+                "id": number,
+                "width": record.width,
+                "height": record.height,
+                "file_name": record.file_name,
+            }
+            annotation = {
+                "image_id": number,
+                "file_name": picture,
+                "segments_info": list(_segments(record.annotations, labels, categories)),
+            }
+            for target, value in ((file, image), (rest, annotation)):
+                target.write((b",\n  " if count else b"\n  ") + _json(value))
+            count += 1
+
+        file.write(b'{"info": {"description": "masks converted by samcli"},\n "licenses": [],\n "images": [')
+        yield write
+        file.write(b'],\n "annotations": [')
+        rest.seek(0)
+        shutil.copyfileobj(rest, file, 2**20)
+        kinds = [{**category, "isthing": int(not export.merged)} for category in categories.to_json()]
+        file.write(b'],\n "categories": ' + _json(kinds) + b"}\n")
+
+
+def _segments(
+    masks: tuple[MaskRecord, ...], labels: NDArray[np.int64], categories: Categories
+) -> Iterator[dict[str, Any]]:
+    for number, mask in enumerate(masks, start=1):
+        seen = labels == number
+        area = int(seen.sum())
+        if area:
+            data = mask.to_json()
+            yield {
+                "id": number,
+                "category_id": categories.number(mask),
+                "area": area,
+                "bbox": list(mask_bbox(seen)),
+                "iscrowd": 0,
+                **{key: data[key] for key in _OURS if key in data},
+            }
+
+
+def read_coco_panoptic(place: Path, photos: Photos | None) -> Iterator[Item | Unreadable]:
+    """The images of a panoptic file, or of a folder that holds one, with the segments of their PNGs."""
+    path = _find(place) if place.is_dir() else place
+    categories = {c.get("id"): str(c.get("name")) for c in json_items(path, "categories.item")}
+    with groups() as kept:
+        kept.add((json.dumps(a.get("image_id")), a) for a in json_items(path, "annotations.item"))
+        for image in json_items(path, "images.item"):
+            name = str(image.get("file_name"))
+            try:
+                inner = relative(name)
+                found = kept.get(json.dumps(image.get("id")))
+                if not found:
+                    raise SamcliError("it has no annotation")
+                picture = path.with_suffix("") / str(found[0]["file_name"])
+                try:
+                    labels = _from_rgb(np.asarray(open_picture(picture).convert("RGB")))
+                except SamcliError as error:
+                    raise SamcliError(f"{picture}: {error}") from error
+                masks = [_mask(segment, labels, categories) for segment in found[0]["segments_info"]]
+                height, width = labels.shape
+                yield Item(
+                    inner.with_suffix(""),
+                    ImageRecord(None, None, image_id(inner), width, height, str(inner), tuple(masks)),
+                )
+            except SamcliError as error:
+                yield Unreadable(name, f"{path}: image {name}: {error}")
+            except (LookupError, TypeError, ValueError) as error:
+                yield Unreadable(name, f"{path}: image {name}: not a panoptic annotation: {error!r}")
+
+
+def _find(place: Path) -> Path:
+    found = sorted(place.glob("annotations/panoptic_*.json")) or sorted(place.glob("panoptic_*.json"))
+    if len(found) != 1:
+        raise SamcliError(f"{place} holds {len(found)} files panoptic_*.json; name one of them")
+    return found[0]
+
+
+def _mask(segment: dict[str, Any], labels: NDArray[np.int64], categories: dict[Any, str]) -> MaskRecord:
+    number = int(segment["id"])
+    bits = labels == number
+    if not bits.any():
+        raise SamcliError(f"segment {number} is not in its picture")
+    category = segment.get("category_id")
+    mask = mask_of(
+        encode_rle(bits),
+        id=number,
+        category=categories.get(category),
+        category_id=category if type(category) is int else None,
+    )
+    own = {key: segment[key] for key in _OURS if segment.get(key) is not None}
+    return MaskRecord.from_json({**mask.to_json(), **own})
+
+
+def _to_rgb(labels: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Numbers (H, W) as colours (H, W, 3): R + 256 G + 65536 B."""
+    return np.stack([labels & 255, labels >> 8 & 255, labels >> 16 & 255], axis=2).astype(np.uint8)
+
+
+def _from_rgb(rgb: NDArray[np.uint8]) -> NDArray[np.int64]:
+    numbers: NDArray[np.int64] = rgb.astype(np.int64) @ np.array([1, 256, 65536])
+    return numbers
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace")

@@ -1,0 +1,174 @@
+"""Which masks of a record are exported, and what becomes of them: filters, merging, what lies on top."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco
+
+from samcli.errors import SamcliError
+from samcli.masks import decode_rle, encode_rle, rle_area
+from samcli.records import RLE, ImageRecord, MaskRecord
+
+UNNAMED = "object"
+"""The category of masks that have none."""
+
+Flatten = Literal["area", "score", "order"]
+
+
+@dataclass(frozen=True)
+class Area:
+    """A number of pixels, or a share of the image's (from 0 to 1)."""
+
+    value: float
+    share: bool = False
+
+    def pixels(self, size: tuple[int, int]) -> float:
+        """In an image of `size` (height, width)."""
+        return self.value * size[0] * size[1] if self.share else self.value
+
+    def __str__(self) -> str:
+        return f"{100 * self.value:g}%" if self.share else f"{self.value:g}"
+
+
+def parse_area(text: str) -> Area:
+    """Read "1000" (pixels) or "0.5%" (of the image). Raises SamcliError."""
+    number, percent = text.strip().removesuffix("%"), text.strip().endswith("%")
+    try:
+        value = float(number)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf or (percent and value > 100):
+        raise SamcliError(f"{text!r} is not an area; give pixels such as 1000, or a share such as 0.5%")
+    return Area(value / 100, True) if percent else Area(value)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What of a record's masks to take, in this order: filters, merging, background.
+
+    min_area, max_area: inclusive. min_score: inclusive; masks without a score stay. categories: all when
+    empty. merge: the masks of a category become one. background: the category of a mask of all that no other
+    covers.
+    """
+
+    min_area: Area = Area(0)
+    max_area: Area = Area(1, share=True)
+    min_score: float | None = None
+    categories: tuple[str, ...] = ()
+    merge: bool = False
+    background: str | None = None
+
+    def apply(self, record: ImageRecord) -> ImageRecord:
+        """The record with the masks that are taken."""
+        size = (record.height, record.width)
+        low, high = self.min_area.pixels(size), self.max_area.pixels(size)
+        masks = [
+            mask
+            for mask in record.annotations
+            if low <= mask.area <= high
+            and (self.min_score is None or (s := score_of(mask)) is None or s >= self.min_score)
+            and (not self.categories or category_of(mask) in self.categories)
+        ]
+        if self.merge:
+            masks = _merged(masks)
+        if self.background is not None:
+            masks += _uncovered(masks, size, self.background)
+        return replace(record, annotations=tuple(masks))
+
+
+def category_of(mask: MaskRecord) -> str:
+    """The mask's category, `UNNAMED` when it has none."""
+    return UNNAMED if mask.category is None else mask.category
+
+
+def score_of(mask: MaskRecord) -> float | None:
+    """What counts as the mask's score: its own, else its predicted IoU, else None."""
+    return mask.predicted_iou if mask.score is None else mask.score
+
+
+def stacked(masks: Sequence[MaskRecord], policy: Flatten) -> list[int]:
+    """Indices of masks from the lowest to the one on top, where they overlap.
+
+    area: the smaller lies on top. score: the better. order: the later. Of equals the later.
+    """
+    if policy == "area":
+        return sorted(range(len(masks)), key=lambda i: -masks[i].area)
+    if policy == "score":
+        scores = [score_of(mask) for mask in masks]
+        return sorted(range(len(masks)), key=lambda i: -math.inf if (s := scores[i]) is None else s)
+    return list(range(len(masks)))
+
+
+def label_map(
+    masks: Sequence[MaskRecord], size: tuple[int, int], policy: Flatten, values: Sequence[int] | None = None
+) -> NDArray[np.int64]:
+    """An index map (H, W) int64 of masks of `size`: 0 background, values[i] where mask i is on top.
+
+    values: 1, 2, ... when left out.
+    """
+    labels = np.zeros(size, np.int64)
+    for i in stacked(masks, policy):
+        labels[decode_rle(masks[i].segmentation)] = i + 1 if values is None else values[i]
+    return labels
+
+
+def mask_of(
+    segmentation: RLE,
+    *,
+    id: int | None = None,
+    category: str | None = None,
+    category_id: int | None = None,
+    score: float | None = None,
+) -> MaskRecord:
+    """A mask that another program made, measured: box and area follow from the segmentation."""
+    x, y, width, height = (int(v) for v in coco.toBbox(segmentation))
+    return MaskRecord(
+        segmentation,
+        (x, y, width, height),
+        rle_area(segmentation),
+        id=id,
+        category=category,
+        category_id=category_id,
+        score=score,
+    )
+
+
+def _merged(masks: Sequence[MaskRecord]) -> list[MaskRecord]:
+    """One mask for each category, in the order in which they first come; its score is that of its best."""
+    groups: dict[str, list[MaskRecord]] = {}
+    for mask in masks:
+        groups.setdefault(category_of(mask), []).append(mask)
+    merged = []
+    for number, (name, members) in enumerate(groups.items(), start=1):
+        union = coco.merge([mask.segmentation for mask in members])
+        rle: RLE = {
+            "size": [int(v) for v in union["size"]],
+            "counts": union["counts"].decode("ascii"),
+        }
+        scores = [s for mask in members if (s := score_of(mask)) is not None]
+        merged.append(
+            mask_of(
+                rle,
+                id=number,
+                category=name,
+                category_id=members[0].category_id,
+                score=max(scores, default=None),
+            )
+        )
+    return merged
+
+
+def _uncovered(masks: Sequence[MaskRecord], size: tuple[int, int], name: str) -> list[MaskRecord]:
+    covered = np.zeros(size, bool)
+    for mask in masks:
+        covered |= decode_rle(mask.segmentation)
+    if covered.all():
+        return []
+    number = max((mask.id or 0 for mask in masks), default=0) + 1
+    return [mask_of(encode_rle(~covered), id=number, category=name)]

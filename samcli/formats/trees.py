@@ -1,0 +1,191 @@
+"""Records and SAM's own outputs as trees of files, and records as JSON Lines.
+
+sa1b: the canonical record, which is SA-1B's file with samcli's provenance; SA-1B's own are read, too.
+amg: what the reference's amg.py writes with --convert-to-rle. amg-png: what it writes without.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+
+from samcli.errors import SamcliError
+from samcli.formats.atomic import write_text
+from samcli.formats.files import folders_with, load_json, mask_picture, tree
+from samcli.formats.names import image_id
+from samcli.formats.png import write_masks_folder
+from samcli.formats.record import read_record, record_text
+from samcli.formats.select import mask_of
+from samcli.formats.table import Export, Item, Photos, Unreadable, Write, relative
+from samcli.masks import encode_rle
+from samcli.records import ImageRecord, MaskRecord
+
+_AMG = ("predicted_iou", "point_coords", "stability_score", "crop_box")
+
+
+def read_sa1b(place: Path, photos: Photos | None) -> Iterator[Item | Unreadable]:
+    """The records below a folder, or of one file; notes of failure (.error.json) are none."""
+    for path, name in tree(place, (".json",)):
+        if name.name.endswith(".error"):
+            continue
+        try:
+            yield Item(name, read_record(path))
+        except SamcliError as error:
+            yield Unreadable(str(path), str(error))
+
+
+@contextmanager
+def write_sa1b(place: Path, export: Export) -> Iterator[Write]:
+    """`<name>.json` for each image."""
+    yield lambda item: write_text(place / f"{item.name}.json", record_text(item.record))
+
+
+def read_jsonl(place: Path, photos: Photos | None) -> Iterator[Item | Unreadable]:
+    """The records of JSON Lines; a line that is none is said by its number."""
+    try:
+        file = place.open("rb")
+    except OSError as error:
+        raise SamcliError(f"{place} cannot be read: {error.strerror}; check the path") from error
+    with file:
+        yield from read_lines(file, str(place))
+
+
+def read_lines(lines: Iterable[bytes], source: str) -> Iterator[Item | Unreadable]:
+    """The records of JSON Lines that come one by one. source: what errors call them."""
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        where = f"line {number} of {source}"
+        try:
+            data = json.loads(line)
+            if not isinstance(data, dict):
+                raise SamcliError("not a JSON object")
+            record = ImageRecord.from_json(data)
+            yield Item(relative(record.file_name).with_suffix(""), record)
+        except (ValueError, RecursionError) as error:
+            yield Unreadable(where, f"{where}: not JSON: {error}")
+        except SamcliError as error:
+            yield Unreadable(where, f"{where}: {error}")
+
+
+@contextmanager
+def write_jsonl(file: BinaryIO, export: Export) -> Iterator[Write]:
+    """A record on each line."""
+
+    def write(item: Item) -> None:
+        text = json.dumps(item.record.to_json(), ensure_ascii=False, allow_nan=False)
+        file.write(text.encode("utf-8", "backslashreplace") + b"\n")
+        file.flush()
+
+    yield write
+
+
+def read_amg(place: Path, photos: Photos | None) -> Iterator[Item | Unreadable]:
+    """JSON lists of masks; without photos an image without masks has no known size, and fails."""
+    for path, name in tree(place, (".json",)):
+        try:
+            data = load_json(path)
+            if not isinstance(data, list):
+                raise SamcliError("not a list of masks")
+            masks = [_from_amg(mask, number) for number, mask in enumerate(data, start=1)]
+            file_name = photos.named(name) if photos else name.as_posix()
+            if masks:
+                height, width = masks[0].segmentation["size"]
+            elif photos:
+                height, width = photos.size(file_name)
+            else:
+                raise SamcliError("no masks, so no size; name the folder of the photos with --images")
+            if any(mask.segmentation["size"] != [height, width] for mask in masks):
+                raise SamcliError("masks differ in size")
+            yield Item(name, _record(file_name, (height, width), masks))
+        except SamcliError as error:
+            yield Unreadable(str(path), f"{path}: {error}")
+
+
+def _from_amg(data: Any, number: int) -> MaskRecord:
+    """A mask; the bbox is measured anew, for amg.py's is one less than the extent."""
+    if not isinstance(data, dict):
+        raise SamcliError("a mask is not a JSON object")
+    own = {k: v for k, v in data.items() if k in MaskRecord.__dataclass_fields__}
+    mask = MaskRecord.from_json({"id": number, **own})
+    x, y, width, height = mask_of(mask.segmentation).bbox
+    return MaskRecord.from_json({**mask.to_json(), "bbox": [x, y, width, height]})
+
+
+@contextmanager
+def write_amg(place: Path, export: Export) -> Iterator[Write]:
+    """`<name>.json`: a list of masks. Their bbox is amg.py's, one less in width and height than in ours."""
+
+    def write(item: Item) -> None:
+        masks: list[dict[str, Any]] = []
+        for mask in item.record.annotations:
+            data = mask.to_json()
+            x, y, width, height = mask.bbox
+            own = {"segmentation": data["segmentation"], "area": mask.area}
+            own["bbox"] = [x, y, max(0, width - 1), max(0, height - 1)]
+            own |= {key: data[key] for key in _AMG if key in data}
+            masks.append(own)
+        write_text(place / f"{item.name}.json", json.dumps(masks))
+
+    yield write
+
+
+def read_amg_png(place: Path, photos: Photos | None) -> Iterator[Item | Unreadable]:
+    """Folders with metadata.csv and the PNGs that it lists."""
+    for folder, name in folders_with(place, "metadata.csv"):
+        try:
+            with (folder / "metadata.csv").open(encoding="utf-8", newline="") as file:
+                rows = list(csv.DictReader(file))
+            masks = []
+            for row in rows:
+                bits = mask_picture(folder / f"{row['id']}.png")
+                mask = mask_of(encode_rle(bits), id=int(row["id"]) + 1)
+                masks.append(MaskRecord.from_json({**mask.to_json(), **_from_row(row)}))
+        except (OSError, KeyError, ValueError, csv.Error) as error:
+            yield Unreadable(str(folder), f"{folder}: not what amg.py writes: {error}")
+            continue
+        except SamcliError as error:
+            yield Unreadable(str(folder), f"{folder}: {error}")
+            continue
+        file_name = photos.named(name) if photos else name.as_posix()
+        try:
+            sizes = {tuple(mask.segmentation["size"]) for mask in masks}
+            if len(sizes) > 1:
+                raise SamcliError("masks differ in size")
+            if not sizes and not photos:
+                raise SamcliError("no masks, so no size; name the folder of the photos with --images")
+            height, width = sizes.pop() if sizes else photos.size(file_name)  # type: ignore[union-attr]
+            yield Item(name, _record(file_name, (height, width), masks))
+        except SamcliError as error:
+            yield Unreadable(str(folder), f"{folder}: {error}")
+
+
+def _from_row(row: dict[str, str]) -> dict[str, Any]:
+    """What metadata.csv says of a mask besides its extent; empty fields are unknown."""
+    values: dict[str, Any] = {
+        key: float(row[key]) for key in ("predicted_iou", "stability_score") if row.get(key)
+    }
+    if row.get("point_input_x"):
+        values["point_coords"] = [[float(row["point_input_x"]), float(row["point_input_y"])]]
+    if row.get("crop_box_x0"):
+        values["crop_box"] = [float(row[f"crop_box_{key}"]) for key in ("x0", "y0", "w", "h")]
+    return values
+
+
+@contextmanager
+def write_amg_png(place: Path, export: Export) -> Iterator[Write]:
+    """`<name>/<i>.png` and `<name>/metadata.csv`, whose bbox is amg.py's, one less than the extent."""
+
+    def write(item: Item) -> None:
+        write_masks_folder(place / item.name, item.record.annotations, inclusive=True)
+
+    yield write
+
+
+def _record(file_name: str, size: tuple[int, int], masks: list[MaskRecord]) -> ImageRecord:
+    path = PurePosixPath(file_name)
+    return ImageRecord(None, None, image_id(path), size[1], size[0], path.as_posix(), tuple(masks))

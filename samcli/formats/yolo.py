@@ -1,0 +1,147 @@
+"""YOLO segmentation: labels/<name>.txt with a contour for each mask, data.yaml, and images/ where known.
+
+A line is `class x1 y1 x2 y2 ...`, all from 0 to 1. What reads these files cuts coordinates down to pixels, or
+rounds them, and fills contours with their own lines. So contours run through the outermost pixels, a quarter
+of a pixel from the pixel's corner: both ways give the mask that was written.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from samcli.errors import SamcliError
+from samcli.formats.atomic import new_file, write_text
+from samcli.formats.files import tree
+from samcli.formats.names import image_id
+from samcli.formats.polygons import fill_contours, pixel_contour
+from samcli.formats.select import category_of, mask_of
+from samcli.formats.table import Export, Item, Photos, Unreadable, Write
+from samcli.masks import decode_rle, encode_rle
+from samcli.records import ImageRecord, MaskRecord
+
+QUARTER = 0.25
+
+
+@contextmanager
+def write_yolo(place: Path, export: Export) -> Iterator[Write]:
+    """Labels, and at the end data.yaml. Photos that are known are linked into images/, or copied."""
+    names = {name: i for i, name in enumerate(export.labels)}
+    if export.category_ids is not None:
+        by_number = sorted(export.category_ids, key=lambda name: export.category_ids[name])  # type: ignore[index]
+        names = {name: i for i, name in enumerate(by_number)}
+
+    def write(item: Item) -> None:
+        record = item.record
+        lines = []
+        for mask in record.annotations:
+            contour = pixel_contour(decode_rle(mask.segmentation))
+            if len(contour):
+                number = names.setdefault(category_of(mask), len(names))
+                places = (contour + QUARTER) / (record.width, record.height)
+                lines.append(f"{number} " + " ".join(f"{v:.7f}" for v in places.ravel()) + "\n")
+        if export.photos:
+            photo = export.photos.path(record.file_name)
+            _link(photo, place / "images" / f"{item.name}{photo.suffix}")
+        write_text(place / "labels" / f"{item.name}.txt", "".join(lines))
+
+    yield write
+    # JSON's strings are YAML's, too.
+    classes = "".join(f"  {i}: {json.dumps(name, ensure_ascii=False)}\n" for name, i in names.items())
+    path = json.dumps(str(place.resolve()), ensure_ascii=False)
+    write_text(
+        place / "data.yaml",
+        f"path: {path}\ntrain: images\nval: images\nnames:" + (f"\n{classes}" if classes else " {}\n"),
+    )
+
+
+def _link(photo: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileNotFoundError):
+        target.unlink()
+    try:
+        os.link(photo.resolve(), target)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.EACCES):
+            raise SamcliError(f"{photo} cannot be read: {error.strerror}; check the path") from error
+        with photo.open("rb") as source, new_file(target) as copy:
+            shutil.copyfileobj(source, copy, 2**20)
+
+
+def read_yolo(place: Path, photos: Photos | None) -> Iterator[Item | Unreadable]:
+    """The labels below `place`/labels, or below `place`. Sizes are those of the photos."""
+    if not place.is_dir():
+        raise SamcliError(f"{place} is not a folder; give the folder that holds data.yaml and labels/")
+    assert photos is not None
+    names = class_names(place)
+    labels = place / "labels" if (place / "labels").is_dir() else place
+    for path, name in tree(labels, (".txt",)):
+        if path.name == "classes.txt":
+            continue
+        try:
+            file_name = photos.named(name)
+            size = photos.size(file_name)
+            masks: list[MaskRecord] = []
+            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+                if line.strip():
+                    masks.append(_mask(line, number, size, names, len(masks) + 1))
+            inner = PurePosixPath(file_name)
+            yield Item(
+                name,
+                ImageRecord(None, None, image_id(inner), size[1], size[0], file_name, tuple(masks)),
+            )
+        except SamcliError as error:
+            yield Unreadable(str(path), f"{path}: {error}")
+        except (OSError, ValueError) as error:
+            yield Unreadable(str(path), f"{path} cannot be read: {error}")
+
+
+def _mask(line: str, number: int, size: tuple[int, int], names: dict[int, str], own: int) -> MaskRecord:
+    fields = line.split()
+    try:
+        index, values = int(fields[0]), [float(field) for field in fields[1:]]
+    except ValueError:
+        index, values = -1, []
+    if index < 0 or not np.isfinite(values).all() or len(values) < 4:
+        raise SamcliError(f"line {number} is not a class and numbers")
+    if len(values) in (4, 5):
+        raise SamcliError(f"line {number} is a box; boxes become masks with predict --boxes")
+    if len(values) % 2:
+        raise SamcliError(f"line {number} has an odd number of coordinates")
+    contour = np.array(values).reshape(-1, 2) * (size[1], size[0])
+    bits = fill_contours([contour], size)
+    return mask_of(
+        encode_rle(bits), id=own, category=names.get(index, f"class {index}"), category_id=index + 1
+    )
+
+
+def class_names(place: Path) -> dict[int, str]:
+    """What data.yaml, or classes.txt, calls the classes; nothing without either. Raises SamcliError."""
+    with suppress(FileNotFoundError):
+        text = (place / "data.yaml").read_text(encoding="utf-8")
+        return _names(text, place / "data.yaml")
+    with suppress(FileNotFoundError):
+        lines = (place / "classes.txt").read_text(encoding="utf-8").splitlines()
+        return {i: line.strip() for i, line in enumerate(lines) if line.strip()}
+    return {}
+
+
+def _names(text: str, path: Path) -> dict[int, str]:
+    import yaml  # only here
+
+    try:
+        data: Any = yaml.safe_load(text)
+        names = data["names"] if isinstance(data, dict) else {}
+        pairs = names.items() if isinstance(names, dict) else enumerate(names)
+        return {int(index): str(name) for index, name in pairs}
+    except (yaml.YAMLError, LookupError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise SamcliError(f"{path} does not name the classes: {reason}") from error
