@@ -25,6 +25,7 @@ from samcli.masks import (
     mask_nms,
     mask_to_box,
     nms,
+    parse_area,
     remove_small_regions,
     rle_area,
     stability_score,
@@ -58,7 +59,7 @@ class AutomaskConfig:
     crop_n_points_downscale_factor: points per side in layer i are points_per_side / factor**i.
     min_mask_region_area: holes and islands of fewer pixels are filled and dropped; a value below 1 is a share
         of the image's area.
-    max_mask_area: masks of a larger share of the image are dropped; 1 keeps all.
+    min_area, max_area: smaller and larger masks are dropped; in pixels, or "0.5%" of the image.
     mask_nms_thresh: mask IoU above which, at the end, the mask of lower predicted IoU is a duplicate; 1
         keeps all.
     """
@@ -74,7 +75,8 @@ class AutomaskConfig:
     crop_overlap_ratio: float | None = None
     crop_n_points_downscale_factor: int | None = None
     min_mask_region_area: float | None = None
-    max_mask_area: float | None = None
+    min_area: str | float | None = None
+    max_area: str | float | None = None
     mask_nms_thresh: float | None = None
 
     def resolve(self, spec: ModelSpec) -> AutomaskSettings:
@@ -101,12 +103,19 @@ class AutomaskSettings(AutomaskConfig):
     crop_overlap_ratio: float = 512 / 1500
     crop_n_points_downscale_factor: int = 1
     min_mask_region_area: float = 0.0
-    max_mask_area: float = 1.0
+    min_area: str = "0"
+    max_area: str = "100%"
     mask_nms_thresh: float = 1.0
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value, whole = getattr(self, field.name), field.type == "int"
+            if field.type == "str":
+                try:
+                    object.__setattr__(self, field.name, str(parse_area(str(value))))
+                except SamcliError as error:
+                    raise SamcliError(f"{field.name}: {error}") from error
+                continue
             low, high = _LIMITS[field.name]
             if not low <= value <= high:  # false for NaN too
                 limits = f"from {low:g} to {high:g}" if high < math.inf else f"of at least {low:g}"
@@ -129,7 +138,6 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "crop_overlap_ratio": (0, 1),
     "crop_n_points_downscale_factor": (1, 1024),
     "min_mask_region_area": (0, math.inf),
-    "max_mask_area": (0, 1),
     "mask_nms_thresh": (0, 1),
 }
 
@@ -146,7 +154,7 @@ PRESETS: dict[str, AutomaskConfig] = {
         crop_overlap_ratio=512 / 1500,
         crop_n_points_downscale_factor=2,
         min_mask_region_area=100,
-        max_mask_area=0.95,
+        max_area="95%",
         mask_nms_thresh=1.0,
     ),
 }
@@ -183,7 +191,7 @@ def generate(
         smallness = [1 / ((x1 - x0) * (y1 - y0)) for x0, y0, x1, y1 in (mask.crop for mask in found)]
         found = _kept(found, smallness, settings.crop_nms_thresh)
     if settings.min_mask_region_area > 0:
-        found = _without_small_regions(found, height * width, settings)
+        found = _without_small_regions(found, (height, width), settings)
     if settings.mask_nms_thresh < 1:
         rles, scores = [mask.rle for mask in found], [mask.iou for mask in found]
         found = [found[i] for i in sorted(mask_nms(rles, scores, settings.mask_nms_thresh))]
@@ -261,7 +269,7 @@ def _candidates(
     x0, y0, x1, y1 = crop
     points = point_grid(points_per_side) * (x1 - x0, y1 - y0)
     offset = settings.stability_score_offset
-    largest = settings.max_mask_area * size[0] * size[1]
+    smallest, largest = _areas(settings, size)
     for start in range(0, len(points), settings.points_per_batch):
         batch = points[start : start + settings.points_per_batch]
         logits, iou = predictor.decode(embedding, batch[:, None], np.ones((len(batch), 1)), multimask=True)
@@ -275,7 +283,7 @@ def _candidates(
         ):
             stability = float(stability_score(part, MASK_THRESHOLD, offset))
             mask = part > MASK_THRESHOLD
-            if stability < settings.stability_score_thresh or not 0 < int(mask.sum()) <= largest:
+            if stability < settings.stability_score_thresh or not smallest <= int(mask.sum()) <= largest:
                 continue
             bx0, by0, bx1, by1 = mask_to_box(mask[None])[0].tolist()
             box = (bx0 + x, by0 + y, bx1 + x, by1 + y)
@@ -300,11 +308,19 @@ def _kept(found: Sequence[_Found], scores: Sequence[float], threshold: float) ->
     return [found[i] for i in nms([mask.box for mask in found], scores, threshold)]
 
 
-def _without_small_regions(found: Sequence[_Found], pixels: int, settings: AutomaskSettings) -> list[_Found]:
+def _areas(settings: AutomaskSettings, size: tuple[int, int]) -> tuple[float, float]:
+    """The least and the most pixels of a mask in an image of `size`; an empty one is none."""
+    return max(1, parse_area(settings.min_area).pixels(size)), parse_area(settings.max_area).pixels(size)
+
+
+def _without_small_regions(
+    found: Sequence[_Found], size: tuple[int, int], settings: AutomaskSettings
+) -> list[_Found]:
     """Fill small holes, drop small islands; of masks that thereby become duplicates prefer unchanged ones."""
     area = settings.min_mask_region_area
     if area < 1:
-        area *= pixels
+        area *= size[0] * size[1]
+    smallest, largest = _areas(settings, size)
     cleaned, unchanged = [], []
     for mask in found:
         bits, filled = remove_small_regions(decode_rle(mask.rle), area, "holes")
@@ -312,7 +328,7 @@ def _without_small_regions(found: Sequence[_Found], pixels: int, settings: Autom
         if filled or dropped:
             x, y, w, h = mask_bbox(bits)
             mask = replace(mask, rle=encode_rle(bits), box=(x, y, x + w - 1, y + h - 1))
-        if rle_area(mask.rle) <= settings.max_mask_area * pixels:
+        if smallest <= rle_area(mask.rle) <= largest:
             cleaned.append(mask)
             unchanged.append(float(not (filled or dropped)))
     return _kept(cleaned, unchanged, max(settings.box_nms_thresh, settings.crop_nms_thresh))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -21,6 +22,33 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MASK_THRESHOLD = 0.0  # logits above it belong to the mask
+
+
+@dataclass(frozen=True)
+class Area:
+    """A number of pixels, or a share of the image's (from 0 to 1)."""
+
+    value: float
+    share: bool = False
+
+    def pixels(self, size: tuple[int, int]) -> float:
+        """In an image of `size` (height, width)."""
+        return self.value * size[0] * size[1] if self.share else self.value
+
+    def __str__(self) -> str:
+        return f"{100 * self.value:g}%" if self.share else f"{self.value:g}"
+
+
+def parse_area(text: str) -> Area:
+    """Read "1000" (pixels) or "0.5%" (of the image). Raises SamcliError."""
+    number, percent = text.strip().removesuffix("%"), text.strip().endswith("%")
+    try:
+        value = float(number)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf or (percent and value > 100):
+        raise SamcliError(f"{text!r} is not an area; give pixels such as 1000, or a share such as 0.5%")
+    return Area(value / 100, True) if percent else Area(value)
 
 
 def encode_rle(mask: NDArray[np.bool_]) -> RLE:

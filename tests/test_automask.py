@@ -74,7 +74,8 @@ def test_the_references_parameters_and_defaults():
         "crop_overlap_ratio": 512 / 1500,
         "crop_n_points_downscale_factor": 1,
         "min_mask_region_area": 0.0,
-        "max_mask_area": 1.0,
+        "min_area": "0",
+        "max_area": "100%",
         "mask_nms_thresh": 1.0,
     }
 
@@ -92,8 +93,8 @@ def test_every_models_own_defaults_are_valid(name):
 
 
 def test_numbers_that_mean_the_same_resolve_alike():
-    one = AutomaskConfig(points_per_side=8.0, min_mask_region_area=100, max_mask_area=1).resolve(SPEC)
-    two = AutomaskConfig(points_per_side=8, min_mask_region_area=100.0, max_mask_area=1.0).resolve(SPEC)
+    one = AutomaskConfig(points_per_side=8.0, min_mask_region_area=100, max_area=1).resolve(SPEC)
+    two = AutomaskConfig(points_per_side=8, min_mask_region_area=100.0, max_area="1").resolve(SPEC)
     assert repr(one) == repr(two)
 
 
@@ -104,7 +105,10 @@ def test_numbers_that_mean_the_same_resolve_alike():
         ({"points_per_side": 2.5}, "points_per_side is 2.5; give a whole number"),
         ({"pred_iou_thresh": -1}, "pred_iou_thresh is -1; give a number of at least 0"),
         ({"stability_score_thresh": 95}, "stability_score_thresh is 95; give a number from 0 to 1"),
-        ({"max_mask_area": math.nan}, "max_mask_area is nan; give a number from 0 to 1"),
+        (
+            {"max_area": math.nan},
+            "max_area: 'nan' is not an area; give pixels such as 1000, or a share such as 0.5%",
+        ),
         ({"crop_n_layers": -1}, "crop_n_layers is -1; give a number from 0 to 8"),
         ({"min_mask_region_area": -5}, "min_mask_region_area is -5; give a number of at least 0"),
     ],
@@ -121,7 +125,7 @@ def test_the_preset_is_how_sa1b_was_made():
     assert grids == [32, 16, 8]
     assert preset.crop_n_layers == 2
     assert (preset.pred_iou_thresh, preset.stability_score_thresh, preset.box_nms_thresh) == (0.88, 0.95, 0.7)
-    assert (preset.max_mask_area, preset.min_mask_region_area) == (0.95, 100)
+    assert (preset.max_area, preset.min_mask_region_area) == ("95%", 100)
 
 
 # Generation
@@ -197,7 +201,7 @@ def test_masks_of_nearly_the_whole_image_can_be_dropped():
 
     whole, _ = Stage(answer).generate(points_per_side=1)
     assert whole.area == 64 * 64
-    (mask,) = Stage(answer).generate(points_per_side=2, max_mask_area=0.95)
+    (mask,) = Stage(answer).generate(points_per_side=2, max_area="95%")
     assert mask.area < 64 * 64 / 2
 
 
@@ -205,8 +209,8 @@ def test_filling_a_hole_does_not_smuggle_a_mask_past_the_largest_area():
     def answer(x, y, px, py):  # 64 x 64 with a hole of about 8 x 8
         return (-disc(x, y, 32, 32, 5), 1.0), NOTHING, NOTHING
 
-    assert len(Stage(answer).generate(points_per_side=1, max_mask_area=0.99)) == 1
-    assert Stage(answer).generate(points_per_side=1, max_mask_area=0.99, min_mask_region_area=500) == ()
+    assert len(Stage(answer).generate(points_per_side=1, max_area="99%")) == 1
+    assert Stage(answer).generate(points_per_side=1, max_area="99%", min_mask_region_area=500) == ()
 
 
 def ring_with_an_island(x, y, px, py):

@@ -18,8 +18,9 @@ from samcli.cli.model import ModelOptions, images_at_once, saved_embedding
 from samcli.cli.report import Report
 from samcli.formats.atomic import write_bytes
 from samcli.formats.names import OutputPaths, image_id
-from samcli.formats.png import encode_jpeg, encode_png, label_map, write_masks_folder
+from samcli.formats.png import encode_jpeg, encode_png, write_masks_folder
 from samcli.formats.record import read_record, write_record
+from samcli.formats.select import Flatten, label_map
 from samcli.images import MAX_PIXELS, ImageFile
 from samcli.records import ImageRecord, MaskRecord, Run
 
@@ -114,9 +115,9 @@ def automask(
             "Fill holes and drop islands of fewer pixels, or of a smaller share below 1",
         ),
     ] = None,
-    max_mask_area: Annotated[
-        float | None, _share("max_mask_area", "Drop masks of more than this share of the image")
-    ] = None,
+    min_area: options.MinArea = None,
+    max_area: options.MaxArea = None,
+    flatten: options.FlattenOption = "area",
     embeddings: options.Embeddings = None,
     files_from: options.FilesFrom = None,
     null: options.Null = False,
@@ -155,7 +156,8 @@ def automask(
         crop_overlap_ratio=crop_overlap_ratio,
         crop_n_points_downscale_factor=crop_n_points_downscale_factor,
         min_mask_region_area=min_mask_region_area,
-        max_mask_area=max_mask_area,
+        min_area=min_area,
+        max_area=max_area,
     )
     config = replace(PRESETS[preset] if preset else AutomaskConfig(), **given.given())
     inputs = options.inputs(images, output, files_from, null, root, keep_extension, include, exclude, shard)
@@ -163,7 +165,7 @@ def automask(
     limit = parse_pixels(max_pixels)
     known = settings.load(report)
     run = settings.run("automask", known, asdict(config.resolve(known.spec)))
-    pictures = _Pictures(frozenset(format_), overlay, limit)
+    pictures = _Pictures(frozenset(format_), overlay, flatten, limit)
     again = retry_failed or inputs.alone is not None
     sink = _Sink(output, keep_extension, overwrite, again, run, pictures)
     make_work = _MakeWork(settings, config, run, embeddings, keep_extension, limit)
@@ -228,6 +230,7 @@ class _Pictures:
 
     formats: frozenset[Picture]
     overlay: bool
+    flatten: Flatten
     max_pixels: int
 
     def wanted(self, paths: OutputPaths) -> list[Path]:
@@ -254,7 +257,7 @@ class _Pictures:
         if paths.masks in which:
             write_masks_folder(paths.masks, masks)
         if paths.labelmap in which:
-            labels = label_map([mask.segmentation for mask in masks], (record.height, record.width))
+            labels = label_map(masks, (record.height, record.width), self.flatten)
             write_bytes(paths.labelmap, encode_png(labels))
         if paths.overlay in which:
             from samcli.viz.overlay import overlay  # slow to import

@@ -49,8 +49,8 @@ def convert(
         typer.Option("--from", metavar="FORMAT", help="What OUT is, where that is not recognised."),
     ] = None,
     images: options.ImagesFolder = None,
-    min_area: options.MinArea = "0",
-    max_area: options.MaxArea = "100%",
+    min_area: options.MinArea = None,
+    max_area: options.MaxArea = None,
     min_score: options.MinScore = None,
     category: Annotated[
         list[str],

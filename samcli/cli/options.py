@@ -12,8 +12,9 @@ from samcli import batch
 from samcli.cli.inputs import Inputs, parse_shard
 from samcli.cli.report import UsageError
 from samcli.errors import SamcliError
-from samcli.formats.select import Area, Flatten, parse_area
+from samcli.formats.select import Flatten
 from samcli.images import Chosen
+from samcli.masks import Area, parse_area
 
 Images = Annotated[
     list[Path],
@@ -141,7 +142,7 @@ ImagesFolder = Annotated[
     ),
 ]
 MinArea = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--min-area",
         metavar="N|N%",
@@ -150,7 +151,7 @@ MinArea = Annotated[
     ),
 ]
 MaxArea = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--max-area",
         metavar="N|N%",
@@ -210,8 +211,10 @@ def inputs(
     )
 
 
-def area(text: str, option: str) -> Area:
+def area(text: str | None, option: str) -> Area | None:
     """What --min-area or --max-area says. Raises UsageError."""
+    if text is None:
+        return None
     try:
         return parse_area(text)
     except SamcliError as error:

@@ -21,8 +21,9 @@ from samcli.cli.report import Report, UsageError, json_line, write_stdout
 from samcli.formats.atomic import new_folder, write_bytes
 from samcli.formats.logits import save_logits
 from samcli.formats.names import OutputPaths, check_unique, image_id
-from samcli.formats.png import cutout, encode_jpeg, encode_png, label_map
+from samcli.formats.png import cutout, encode_jpeg, encode_png
 from samcli.formats.record import read_record, write_record
+from samcli.formats.select import label_map
 from samcli.images import ImageFile
 from samcli.masks import decode_rle
 from samcli.records import ImageRecord, MaskRecord, Run
@@ -183,7 +184,7 @@ class Stream:
             elif count == 1:
                 data = encode_png(decode_rle(masks[0]))
             else:
-                data = encode_png(label_map(masks, done.size))
+                data = encode_png(label_map(_masks(done), done.size, "area"))
                 self.report.note(
                     f"note: {count} masks in one picture: an index map, 0 background, 1 the first mask"
                 )

@@ -73,7 +73,7 @@ def write_coco_panoptic(place: Path, export: Export) -> Iterator[Write]:
 
 
 def _segments(
-    masks: tuple[MaskRecord, ...], labels: NDArray[np.int64], categories: Categories
+    masks: tuple[MaskRecord, ...], labels: NDArray[np.uint16], categories: Categories
 ) -> Iterator[dict[str, Any]]:
     for number, mask in enumerate(masks, start=1):
         seen = labels == number
@@ -143,9 +143,9 @@ def _mask(segment: dict[str, Any], labels: NDArray[np.int64], categories: dict[A
     return MaskRecord.from_json({**mask.to_json(), **own})
 
 
-def _to_rgb(labels: NDArray[np.int64]) -> NDArray[np.uint8]:
+def _to_rgb(labels: NDArray[np.uint16]) -> NDArray[np.uint8]:
     """Numbers (H, W) as colours (H, W, 3): R + 256 G + 65536 B."""
-    return np.stack([labels & 255, labels >> 8 & 255, labels >> 16 & 255], axis=2).astype(np.uint8)
+    return np.stack([labels & 255, labels >> 8, np.zeros_like(labels)], axis=2).astype(np.uint8)
 
 
 def _from_rgb(rgb: NDArray[np.uint8]) -> NDArray[np.int64]:

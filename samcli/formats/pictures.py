@@ -32,15 +32,15 @@ CLASSES = "classes.json"
 
 def write_labelmap(place: Path, export: Export) -> AbstractContextManager[Write]:
     """`<name>.png`, 16-bit."""
-    return _write_maps(place, export, ".png", 2**16 - 1, lambda labels: encode_png(labels.astype(np.uint16)))
+    return _write_maps(place, export, ".png", 2**16 - 1, encode_png)
 
 
 def write_tiff(place: Path, export: Export) -> AbstractContextManager[Write]:
     """`<name>.tif`, 16-bit, compressed."""
 
-    def encode(labels: NDArray[np.int64]) -> bytes:
+    def encode(labels: NDArray[np.uint16]) -> bytes:
         buffer = io.BytesIO()
-        picture = Image.fromarray(labels.astype(np.uint16))
+        picture = Image.fromarray(labels)
         picture.save(buffer, "TIFF", compression="tiff_adobe_deflate")
         return buffer.getvalue()
 
@@ -50,7 +50,7 @@ def write_tiff(place: Path, export: Export) -> AbstractContextManager[Write]:
 def write_palette(place: Path, export: Export) -> AbstractContextManager[Write]:
     """`<name>.png`, 8-bit with the colours of Pascal VOC."""
 
-    def encode(labels: NDArray[np.int64]) -> bytes:
+    def encode(labels: NDArray[np.uint16]) -> bytes:
         buffer = io.BytesIO()
         picture = Image.fromarray(labels.astype(np.uint8))
         picture.putpalette(voc_palette().tobytes())
@@ -62,7 +62,7 @@ def write_palette(place: Path, export: Export) -> AbstractContextManager[Write]:
 
 @contextmanager
 def _write_maps(
-    place: Path, export: Export, ending: str, most: int, encode: Callable[[NDArray[np.int64]], bytes]
+    place: Path, export: Export, ending: str, most: int, encode: Callable[[NDArray[np.uint16]], bytes]
 ) -> Iterator[Write]:
     categories = export.categories()
 

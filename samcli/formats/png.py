@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from samcli.errors import SamcliError
 from samcli.formats.atomic import new_folder, write_text
-from samcli.masks import decode_rle, rle_area
+from samcli.masks import decode_rle
 from samcli.records import RLE, MaskRecord
 
 METADATA = (
@@ -35,20 +34,6 @@ def encode_jpeg(rgb: NDArray[np.uint8]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(rgb).save(buffer, "JPEG", quality=90)
     return buffer.getvalue()
-
-
-def label_map(masks: Sequence[RLE | NDArray[np.bool_]], size: tuple[int, int]) -> NDArray[np.uint16]:
-    """An index map (H, W) uint16: 0 background, i + 1 where mask i is; smaller masks lie over larger ones.
-
-    masks: (H, W) each, of `size` (height, width). Raises SamcliError for over 65535 masks.
-    """
-    if len(masks) > 65535:
-        raise SamcliError(f"{len(masks)} masks do not fit a label map of 16 bits; write them as --format png")
-    labels = np.zeros(size, np.uint16)
-    areas = [mask.sum() if isinstance(mask, np.ndarray) else rle_area(mask) for mask in masks]
-    for i in sorted(range(len(masks)), key=lambda i: -areas[i]):
-        labels[_bits(masks[i])] = i + 1
-    return labels
 
 
 def cutout(image: NDArray[np.uint8], masks: Sequence[RLE | NDArray[np.bool_]]) -> NDArray[np.uint8]:

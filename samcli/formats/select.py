@@ -12,40 +12,13 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco
 
 from samcli.errors import SamcliError
-from samcli.masks import decode_rle, encode_rle, rle_area
+from samcli.masks import Area, decode_rle, encode_rle, rle_area
 from samcli.records import RLE, ImageRecord, MaskRecord
 
 UNNAMED = "object"
 """The category of masks that have none."""
 
 Flatten = Literal["area", "score", "order"]
-
-
-@dataclass(frozen=True)
-class Area:
-    """A number of pixels, or a share of the image's (from 0 to 1)."""
-
-    value: float
-    share: bool = False
-
-    def pixels(self, size: tuple[int, int]) -> float:
-        """In an image of `size` (height, width)."""
-        return self.value * size[0] * size[1] if self.share else self.value
-
-    def __str__(self) -> str:
-        return f"{100 * self.value:g}%" if self.share else f"{self.value:g}"
-
-
-def parse_area(text: str) -> Area:
-    """Read "1000" (pixels) or "0.5%" (of the image). Raises SamcliError."""
-    number, percent = text.strip().removesuffix("%"), text.strip().endswith("%")
-    try:
-        value = float(number)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value < math.inf or (percent and value > 100):
-        raise SamcliError(f"{text!r} is not an area; give pixels such as 1000, or a share such as 0.5%")
-    return Area(value / 100, True) if percent else Area(value)
 
 
 @dataclass(frozen=True)
@@ -57,8 +30,8 @@ class Selection:
     covers.
     """
 
-    min_area: Area = Area(0)
-    max_area: Area = Area(1, share=True)
+    min_area: Area | None = None
+    max_area: Area | None = None
     min_score: float | None = None
     categories: tuple[str, ...] = ()
     merge: bool = False
@@ -67,7 +40,8 @@ class Selection:
     def apply(self, record: ImageRecord) -> ImageRecord:
         """The record with the masks that are taken."""
         size = (record.height, record.width)
-        low, high = self.min_area.pixels(size), self.max_area.pixels(size)
+        low = self.min_area.pixels(size) if self.min_area else 0
+        high = self.max_area.pixels(size) if self.max_area else math.inf
         masks = [
             mask
             for mask in record.annotations
@@ -107,14 +81,19 @@ def stacked(masks: Sequence[MaskRecord], policy: Flatten) -> list[int]:
 
 def label_map(
     masks: Sequence[MaskRecord], size: tuple[int, int], policy: Flatten, values: Sequence[int] | None = None
-) -> NDArray[np.int64]:
-    """An index map (H, W) int64 of masks of `size`: 0 background, values[i] where mask i is on top.
+) -> NDArray[np.uint16]:
+    """An index map (H, W) uint16 of masks of `size`: 0 background, values[i] where mask i is on top.
 
-    values: 1, 2, ... when left out.
+    values: 1, 2, ... when left out. Raises SamcliError for values above 65535.
     """
-    labels = np.zeros(size, np.int64)
+    values = range(1, len(masks) + 1) if values is None else values
+    if max(values, default=0) > 65535:
+        raise SamcliError(
+            f"{max(values)} masks do not fit a label map of 16 bits; write them as --format png"
+        )
+    labels = np.zeros(size, np.uint16)
     for i in stacked(masks, policy):
-        labels[decode_rle(masks[i].segmentation)] = i + 1 if values is None else values[i]
+        labels[decode_rle(masks[i].segmentation)] = values[i]
     return labels
 
 

@@ -212,12 +212,12 @@ def test_nothing_found_is_success_with_an_empty_list(automask: Samcli, photos: P
 
 
 def test_a_preset_gives_way_to_what_is_said(automask: Samcli, photos: Path) -> None:
-    loose = ("--points-per-side", "1", "--pred-iou-thresh", "100", "--max-mask-area", "0.5")
+    loose = ("--points-per-side", "1", "--pred-iou-thresh", "100", "--max-area", "50%")
     assert automask(photos / "a.png", "-o", "out", "--preset", "sa1b", loose=loose).code == 0
     config = read_record(Path("out/a.json")).run.config
     expected = {
-        "points_per_side": 1, "pred_iou_thresh": 100.0, "max_mask_area": 0.5, "crop_n_layers": 2,
-        "crop_n_points_downscale_factor": 2,
+        "points_per_side": 1, "pred_iou_thresh": 100.0, "min_area": "0", "max_area": "50%",
+        "crop_n_layers": 2, "crop_n_points_downscale_factor": 2,
     }  # fmt: skip
     assert {name: config[name] for name in expected} == expected
 

@@ -294,8 +294,8 @@ def others(random_tiny: Path, tmp_path: Path) -> tuple[Path, Path]:
     [
         ((*LOOSE, "--pred-iou-thresh", "0.5"), "made with pred_iou_thresh 0, not 0.5"),
         (
-            (*LOOSE, "--points-per-side", "1", "--max-mask-area", "0.25"),
-            "made with points_per_side 2, not 1; max_mask_area 1, not 0.25",
+            (*LOOSE, "--points-per-side", "1", "--max-area", "25%"),
+            "made with points_per_side 2, not 1; max_area 100%, not 25%",
         ),
         ((*LOOSE, "--dtype", "bf16"), "made with dtype fp32, not bf16"),
     ],

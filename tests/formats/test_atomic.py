@@ -271,12 +271,15 @@ def test_two_writers_of_one_folder_leave_one_whole_folder(tmp_path):
         for _ in range(60):
             with new_folder(tmp_path / "masks") as folder:
                 for i in range(3):
-                    (folder / str(i)).write_text(value)
+                    (folder / f"{i}.png").write_text(value)
+        ended.append(value)
 
+    ended: list[str] = []
     threads = [threading.Thread(target=write, args=(value,)) for value in "ab"]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert names(tmp_path) == ["masks", "masks/0", "masks/1", "masks/2"]
-    assert len({(tmp_path / "masks" / str(i)).read_text() for i in range(3)}) == 1
+    assert sorted(ended) == ["a", "b"]
+    assert names(tmp_path) == ["masks", "masks/0.png", "masks/1.png", "masks/2.png"]
+    assert len({(tmp_path / "masks" / f"{i}.png").read_text() for i in range(3)}) == 1

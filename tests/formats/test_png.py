@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from samcli.errors import SamcliError
-from samcli.formats.png import METADATA, cutout, encode_jpeg, encode_png, label_map, write_masks_folder
+from samcli.formats.png import METADATA, cutout, encode_jpeg, encode_png, write_masks_folder
 from samcli.images import load_mask
 from samcli.masks import encode_rle, mask_bbox
 from samcli.records import MaskRecord
@@ -73,47 +72,12 @@ def test_jpeg():
     assert np.abs(np.asarray(picture).astype(int) - pixels).max() < 6
 
 
-def test_label_map_numbers_masks_from_one_the_smaller_over_the_larger():
-    for masks in ([SMALL, LARGE, EDGE], [encode_rle(m) for m in (SMALL, LARGE, EDGE)]):
-        labels = label_map(masks, SIZE)
-        assert labels.dtype == np.uint16
-        assert (labels[SMALL] == 1).all()
-        assert (labels[LARGE & ~SMALL] == 2).all()
-        assert (labels[EDGE] == 3).all()
-        assert (labels[~(LARGE | EDGE)] == 0).all()
-
-
-def test_of_equal_masks_the_later_lies_above():
-    assert set(np.unique(label_map([SMALL, SMALL], SIZE))) == {0, 2}
-
-
-def test_label_map_of_nothing():
-    assert not label_map([], SIZE).any()
-    assert (np.asarray(decoded(encode_png(label_map([], SIZE)))) == 0).all()
-
-
-def test_label_map_holds_more_than_255_masks():
-    masks = []
-    for i in range(SIZE[0] * SIZE[1]):
-        mask = np.zeros(SIZE, bool)
-        mask.flat[i] = True
-        masks += [mask, mask]
-    labels = np.asarray(decoded(encode_png(label_map(masks, SIZE))))
-    assert labels.max() == len(masks) == 384
-
-
-def test_label_map_of_too_many_masks():
-    with pytest.raises(SamcliError) as caught:
-        label_map([SMALL] * 65536, SIZE)
-    assert str(caught.value) == ("65536 masks do not fit a label map of 16 bits; write them as --format png")
-
-
 @given(st.lists(bits, max_size=3))
 def test_cutout_is_the_picture_under_the_union(masks):
     pixels = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
     rgba = cutout(pixels, masks)
-    assert (rgba[..., :3] == pixels).all()
     union = np.any(masks, axis=0) if masks else np.zeros(SIZE, bool)
+    assert (rgba[..., :3] == pixels * union[..., None]).all()
     assert (rgba[..., 3] == union * 255).all()
     assert (cutout(pixels, [encode_rle(mask) for mask in masks]) == rgba).all()
 
