@@ -10,6 +10,7 @@ import csv
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
@@ -55,21 +56,57 @@ def read_jsonl(place: Path, photos: Photos | None) -> Iterator[Item | Unreadable
 
 
 def read_lines(lines: Iterable[bytes], source: str) -> Iterator[Item | Unreadable]:
-    """The records of JSON Lines that come one by one. source: what errors call them."""
+    """The records of JSON Lines that come one by one, or the answers that predict prints.
+
+    Neighbouring answers of one image are one item. source: what errors call the lines.
+    """
+    answers: list[dict[str, Any]] = []  # of one image
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         where = f"line {number} of {source}"
+        found: Item | Unreadable | None = None
+        data: Any = None
         try:
-            data = json.loads(line)
+            data = json.loads(line.strip())
             if not isinstance(data, dict):
                 raise SamcliError("not a JSON object")
-            record = ImageRecord.from_json(data)
-            yield Item(relative(record.file_name).with_suffix(""), record)
+            if "error" in data:
+                raise SamcliError(f"an earlier failure: {data['error']}")
+            if "masks" not in data:
+                record = ImageRecord.from_json(data)
+                found = Item(relative(record.file_name).with_suffix(""), record)
         except (ValueError, RecursionError) as error:
-            yield Unreadable(where, f"{where}: not JSON: {error}")
+            reason = (
+                f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
+            )
+            found = Unreadable(where, f"{where}: not JSON: {reason}")
         except SamcliError as error:
-            yield Unreadable(where, f"{where}: {error}")
+            found = Unreadable(where, f"{where}: {error}")
+        if answers and (found or data.get("image") != answers[0].get("image")):
+            yield _answered(answers, f"answers before {where}")
+            answers = []
+        if found:
+            yield found
+        else:
+            answers.append(data)
+    if answers:
+        yield _answered(answers, f"the last answers of {source}")
+
+
+def _answered(answers: list[dict[str, Any]], where: str) -> Item | Unreadable:
+    """An image with the masks of all its prompts, numbered through."""
+    image = PurePosixPath(str(answers[0].get("image")))
+    try:
+        path = relative(image.name if image.is_absolute() else image.as_posix())
+        masks = [MaskRecord.from_json(mask) for answer in answers for mask in answer["masks"]]
+        sizes = {(mask.segmentation["size"][0], mask.segmentation["size"][1]) for mask in masks}
+        if len(sizes) != 1:
+            raise SamcliError("no masks" if not sizes else "masks differ in size")
+        numbered = [replace(mask, id=number) for number, mask in enumerate(masks, start=1)]
+        return Item(path.with_suffix(""), _record(path.as_posix(), sizes.pop(), numbered))
+    except (SamcliError, TypeError) as error:
+        return Unreadable(str(image), f"{where}: {image}: {error}")
 
 
 @contextmanager
