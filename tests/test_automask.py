@@ -205,6 +205,29 @@ def test_masks_of_nearly_the_whole_image_can_be_dropped():
     assert mask.area < 64 * 64 / 2
 
 
+def test_small_masks_can_be_dropped():
+    def answer(x, y, px, py):
+        return (disc(x, y, 32, 32, 20), 1.0), (disc(x, y, 10, 10, 3), 0.9), NOTHING
+
+    large, small = Stage(answer).generate(points_per_side=1)
+    assert large.area > 1000 > 40 > small.area
+    assert Stage(answer).generate(points_per_side=1, min_area=40) == (large,)
+    assert Stage(answer).generate(points_per_side=1, min_area="1%") == (large,)
+    assert len(Stage(answer).generate(points_per_side=1, min_area=str(small.area))) == 2
+
+
+def test_dropping_islands_does_not_smuggle_a_mask_past_the_smallest_area():
+    def answer(x, y, px, py):  # two discs
+        both = np.maximum(disc(x, y, 16, 16, 14), disc(x, y, 50, 50, 6))
+        return (both, 1.0), NOTHING, NOTHING
+
+    (mask,) = Stage(answer).generate(points_per_side=1)
+    cleaned = {"points_per_side": 1, "min_mask_region_area": 200}
+    (smaller,) = Stage(answer).generate(**cleaned)
+    assert smaller.area < mask.area
+    assert Stage(answer).generate(**cleaned, min_area=mask.area) == ()
+
+
 def test_filling_a_hole_does_not_smuggle_a_mask_past_the_largest_area():
     def answer(x, y, px, py):  # 64 x 64 with a hole of about 8 x 8
         return (-disc(x, y, 32, 32, 5), 1.0), NOTHING, NOTHING

@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 
 from samcli.automask import AutomaskConfig
 from samcli.formats.record import config_hash, read_record
+from samcli.formats.select import label_map
 from samcli.predictor import load_embedding
 from samcli.weights import MODELS
 
@@ -110,6 +111,18 @@ def test_pictures_lie_beside_the_record(automask: Samcli, photos: Path) -> None:
     assert labels.shape == (60, 90)
     assert set(np.unique(labels)) <= set(range(len(masks) + 1))
     assert Image.open("out/a.overlay.jpg").size == (90, 60)
+
+
+def test_what_lies_on_top_of_a_label_map_can_be_chosen(automask: Samcli, photos: Path) -> None:
+    maps = {}
+    for policy in ("area", "score", "order"):
+        args = ("--format", "labelmap", "--flatten", policy, "-q")
+        assert automask(photos / "a.png", "-o", policy, *args) == (0, "", "")
+        record = read_record(Path(policy, "a.json"))
+        maps[policy] = np.asarray(Image.open(f"{policy}/a.labelmap.png"))
+        expected = label_map(record.annotations, (60, 90), policy)
+        assert np.array_equal(maps[policy], expected)
+    assert not np.array_equal(maps["area"], maps["score"])
 
 
 def test_failures_are_listed_noted_and_cleared_by_success(
