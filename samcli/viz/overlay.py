@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
@@ -11,7 +11,11 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco
 
 from samcli.masks import decode_rle, mask_bbox, rle_area
-from samcli.records import RLE, Box
+from samcli.records import RLE, Box, MaskRecord
+from samcli.viz.colors import color_index, colors, label_of
+from samcli.viz.text import Tag, write_tags
+
+Mask: TypeAlias = MaskRecord | RLE | NDArray[np.bool_]
 
 FILL = 0.5  # share of the colour in a mask's inside: the picture must stay readable through it
 WHITE = 0.4  # share of white in the colour of a contour: seen on dark and bright pictures alike
@@ -19,7 +23,7 @@ WHITE = 0.4  # share of white in the colour of a contour: seen on dark and brigh
 
 def overlay(
     image: NDArray[np.uint8],
-    masks: Sequence[RLE | NDArray[np.bool_]],
+    masks: Sequence[Mask],
     *,
     points: Sequence[tuple[float, float]] = (),
     labels: Sequence[int] = (),
@@ -27,7 +31,8 @@ def overlay(
 ) -> NDArray[np.uint8]:
     """Draw masks over an image, the smaller over the larger: translucent inside, a crisp contour around.
 
-    image: (H, W, 3) uint8 RGB, left as it is. masks: (H, W) each, the i-th in the i-th colour of `palette`.
+    image: (H, W, 3) uint8 RGB, left as it is. masks: (H, W) each; a record is coloured by its label or id and
+    has its label written on it, the i-th of the others in the i-th colour of `palette`.
     points: (x, y) pixels, drawn green, or red where `labels` says 0. boxes: drawn white.
     Returns (H, W, 3) uint8 RGB.
     """
@@ -41,7 +46,8 @@ def overlay(
         place = (slice(y, y + inside.shape[0]), slice(x, x + inside.shape[1]))
         fill[place][inside] = i + 1
         rim[place][_rim(inside, x, y, (height, width), line)] = i + 1
-    canvas = _painted(image, fill, rim, palette(len(masks)))
+    painted = colors([color_index(m, i) if isinstance(m, MaskRecord) else i for i, m in enumerate(masks)])
+    canvas = _painted(image, fill, rim, painted)
     for box in boxes:
         left, top, right, bottom = (round(v) for v in box.xyxy)
         for color, width in (((0, 0, 0), 3 * line), ((255, 255, 255), line)):
@@ -50,53 +56,38 @@ def overlay(
         center = (int(point[0]), int(point[1]))
         cv2.circle(canvas, center, 5 * line, (255, 255, 255), -1, cv2.LINE_AA)
         cv2.circle(canvas, center, 4 * line, (0, 170, 60) if label else (220, 30, 30), -1, cv2.LINE_AA)
+    write_tags(canvas, list(_tags(masks, fill, painted)))
     return canvas
 
 
-def palette(count: int) -> NDArray[np.uint8]:
-    """Colours by index, (count, 3) uint8 RGB: the i-th never depends on count, neighbours differ well.
-
-    Hues turn by the golden angle in OKLCH (Björn Ottosson, 2020), where equal steps look equally far apart,
-    and lightness takes three values in turn.
-    """
-    i = np.arange(count)
-    hue = np.radians(255 + 137.508 * i)
-    lightness = np.array([0.70, 0.80, 0.60])[i % 3]
-    rgb = np.zeros((count, 3))
-    fits = np.zeros(count, bool)
-    for chroma in np.arange(0.26, 0, -0.01):  # the strongest that sRGB can show
-        lab = np.stack([lightness, chroma * np.cos(hue), chroma * np.sin(hue)], axis=1)
-        linear = (lab @ _OKLAB_TO_LMS.T) ** 3 @ _LMS_TO_RGB.T
-        new = ~fits & (linear >= 0).all(axis=1) & (linear <= 1).all(axis=1)
-        rgb[new] = linear[new]
-        fits |= new
-    srgb = np.where(rgb <= 0.0031308, 12.92 * rgb, 1.055 * rgb ** (1 / 2.4) - 0.055)
-    colors: NDArray[np.uint8] = (srgb * 255).round().astype(np.uint8)
-    return colors
+def _tags(
+    masks: Sequence[Mask], fill: NDArray[np.unsignedinteger[Any]], colors: NDArray[np.uint8]
+) -> Iterator[Tag]:
+    """The labels of masks, each at the point of what is seen of its mask that is farthest from its edge."""
+    for i, mask in enumerate(masks):
+        label = label_of(mask) if isinstance(mask, MaskRecord) else None
+        if label:
+            left, top, inside = _cropped(mask)
+            seen = inside & (fill[top : top + inside.shape[0], left : left + inside.shape[1]] == i + 1)
+            part = seen if seen.any() else inside
+            if part.any():
+                depth = cv2.distanceTransform(np.pad(part.view(np.uint8), 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
+                y, x = np.unravel_index(int(depth.argmax()), depth.shape)
+                yield Tag(label, (left + int(x), top + int(y)), colors[i])
 
 
-_OKLAB_TO_LMS = np.array(
-    [
-        [1, 0.3963377774, 0.2158037573],
-        [1, -0.1055613458, -0.0638541728],
-        [1, -0.0894841775, -1.2914855480],
-    ]
-)
-_LMS_TO_RGB = np.array(
-    [
-        [4.0767416621, -3.3077115913, 0.2309699292],
-        [-1.2684380046, 2.6097574011, -0.3413193965],
-        [-0.0041960863, -0.7034186147, 1.7076147010],
-    ]
-)
-
-
-def _area(mask: RLE | NDArray[np.bool_]) -> int:
+def _area(mask: Mask) -> int:
+    mask = _bare(mask)
     return int(mask.sum()) if isinstance(mask, np.ndarray) else rle_area(mask)
 
 
-def _cropped(mask: RLE | NDArray[np.bool_]) -> tuple[int, int, NDArray[np.bool_]]:
+def _bare(mask: Mask) -> RLE | NDArray[np.bool_]:
+    return mask.segmentation if isinstance(mask, MaskRecord) else mask
+
+
+def _cropped(mask: Mask) -> tuple[int, int, NDArray[np.bool_]]:
     """Left, top and the bits of the mask's box."""
+    mask = _bare(mask)
     if isinstance(mask, np.ndarray):
         x, y, width, height = mask_bbox(mask)
         return x, y, mask[y : y + height, x : x + width]

@@ -9,7 +9,8 @@ import pytest
 
 from samcli.masks import encode_rle
 from samcli.records import Box
-from samcli.viz.overlay import overlay, palette
+from samcli.viz.colors import palette
+from samcli.viz.overlay import overlay
 
 GREY = np.full((60, 90, 3), 120, np.uint8)
 OUTER = np.zeros((60, 90), bool)
