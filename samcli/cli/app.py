@@ -22,6 +22,7 @@ from samcli.cli.models import app as models
 from samcli.cli.predict import predict
 from samcli.cli.status import status
 from samcli.cli.train import train
+from samcli.cli.view import view
 from samcli.errors import SamcliError, SamcliNote
 
 app = typer.Typer(
@@ -54,6 +55,7 @@ app.command()(automask)
 app.command()(embed)
 app.command()(status)
 app.command()(convert)
+app.command()(view)
 app.add_typer(models)
 app.command()(train)
 

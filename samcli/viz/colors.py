@@ -26,6 +26,11 @@ def color_index(mask: MaskRecord, place: int) -> int:
     label = label_of(mask)
     if label is None:
         return place if mask.id is None else mask.id - 1
+    return label_index(label)
+
+
+def label_index(label: str) -> int:
+    """Which of `colors` is a label's: the same in every picture, whatever else there is."""
     digest = hashlib.sha256(label.encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big") % _LABELS
 
