@@ -297,7 +297,7 @@ class _Sink:
         if bare and source.folder:
             yield f"note: {plural(bare, 'photos')} of {all_} not in {source.folder}; masks are shown without"
         elif bare:
-            yield f"note: no photo beside {plural(bare, 'records')} of {all_}; show the photos with --images DIR"
+            yield f"note: no photo beside {plural(bare, 'records')} of {all_}; show photos with --images DIR"
         if drawn:
             yield f"note: {plural(drawn, 'overlays')} shown for want of photos; show those with --images DIR"
 

@@ -388,7 +388,7 @@ let spots = [];  // per place in `shown`: {x, width, row}
 const tiles = new Map();  // image -> tile
 let current = null;  // the image that has, or last had, the focus
 
-const rowHeight = () => state.size ?? Math.max(130, Math.min(230, Math.round($("tiles").clientWidth / 5)));
+const rowHeight = () => state.size ?? Math.max(150, Math.min(230, Math.round($("tiles").clientWidth / 5)));
 
 function layOut() {
   const room = $("tiles").clientWidth, wish = rowHeight();
@@ -844,13 +844,17 @@ function listenGrid() {
       else clearHot();
     });
   });
-  box.addEventListener("pointerleave", () => {
+  box.addEventListener("pointerleave", (event) => {
+    if (event.pointerType === "touch") return;  // lifting the finger leaves, too
     cancelAnimationFrame(frame);
     frame = 0;
     clearHot();
   });
   let touched = false;
-  box.addEventListener("pointerdown", (event) => { touched = event.pointerType === "touch"; });
+  document.addEventListener("pointerdown", (event) => {
+    touched = event.pointerType === "touch";
+    if (touched && !tileAt(event)) clearHot();
+  });
   box.addEventListener("click", (event) => {
     const tile = tileAt(event);
     if (!tile) return;
