@@ -724,7 +724,7 @@ function drawMasks(canvas, ready, hot) {
   const pick = hot >= 0 ? ready.masks.find((mask) => mask.k === hot) : null;
   const masks = ready.shown(), bare = image.kind === "bare";
   const mode = image.kind === "drawn" ? "off" : state.paint;
-  const thin = dense / scale;  // a CSS pixel in pixels of the small picture
+  const thin = ((canvas.id ? 1.5 : 1) * dense) / scale;  // a CSS pixel in pixels of the small picture; more where it is large
   if ((mode === "fill" && !pick) || bare) {
     layer.canvas.width = canvas.width;
     layer.canvas.height = canvas.height;

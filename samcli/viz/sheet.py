@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,7 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 from samcli.records import MaskRecord
 from samcli.viz.gallery import small_rle
 from samcli.viz.overlay import overlay
-from samcli.viz.text import fitted
+from samcli.viz.text import fitted, letters_for, plain
 
 CELL = (320, 240)  # (width, height) of the place for a picture, in pixels
 GAP = 20  # between cells, and around them
@@ -37,7 +38,11 @@ NEUTRAL = (58, 62, 68)  # in place of a photo
 
 @dataclass(frozen=True)
 class Cell:
-    """One image of a sheet. picture: (h, w, 3) uint8 RGB, within CELL; None for an image that failed."""
+    """One image of a sheet.
+
+    name: its path. note: a line about it, or why it failed. picture: (h, w, 3) uint8 RGB, within CELL; None
+    for an image that failed.
+    """
 
     name: str
     note: str
@@ -93,13 +98,11 @@ def _draw(page: Image.Image, draw: Any, cell: Cell, left: int, top: int) -> None
         at = left + (CELL[0] - width) // 2, top + (CELL[1] - height) // 2
         page.paste(Image.fromarray(cell.picture), at)
     else:
-        text, letters = fitted("failed", CELL[0] - GAP, 20)
-        middle = left + CELL[0] / 2, top + CELL[1] / 2
-        draw.text(middle, text, fill=FAILED, font=letters, anchor="mm")
-    below = top + CELL[1]
-    for text, size, offset, color in (
-        (cell.name, 15, 15, TEXT),
-        (cell.note, 13, 34, FAILED if cell.picture is None else FAINT),
-    ):
+        text, letters = letters_for(plain(cell.note, 300), 15)
+        lines = "\n".join(textwrap.wrap(text, 40))  # so many letters of this size fit a cell
+        draw.multiline_text((left + GAP / 2, top + GAP / 2), lines, fill=FAILED, font=letters, spacing=5)
+    below, failed = top + CELL[1], cell.picture is None
+    second = ("failed", 13, 34, FAILED) if failed else (cell.note, 13, 34, FAINT)
+    for text, size, offset, color in ((cell.name, 15, 15, TEXT), second):
         line, letters = fitted(text, CELL[0], size)
         draw.text((left, below + offset), line, fill=color, font=letters, anchor="lm")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from samcli.masks import encode_rle
-from samcli.records import Box
-from samcli.viz.colors import palette
+from samcli.records import Box, MaskRecord
+from samcli.viz.colors import mask_colors, palette
 from samcli.viz.overlay import overlay
 
 GREY = np.full((60, 90, 3), 120, np.uint8)
@@ -127,3 +127,40 @@ def test_many_masks_take_seconds_at_most():
     start = time.process_time()
     overlay(np.zeros((1500, 2000, 3), np.uint8), masks * 10)
     assert time.process_time() - start < 8
+
+
+def record(bits: np.ndarray, **values: object) -> MaskRecord:
+    return MaskRecord(encode_rle(bits), (0, 0, 1, 1), int(bits.sum()), 0.5, 0.5, **values)  # type: ignore[arg-type]
+
+
+def test_records_are_coloured_by_id():
+    picture = overlay(GREY, [record(OUTER, id=5), record(INNER, id=1)])
+    assert (picture == overlay(GREY, [np.zeros_like(OUTER)] * 4 + [OUTER])).all(2)[15, 40]
+    assert (picture == overlay(GREY, [INNER])).all(2)[30, 35]
+
+
+def test_a_label_has_one_colour_and_is_written_on_its_masks():
+    plain = overlay(np.zeros((200, 300, 3), np.uint8), [])
+    left, right = np.zeros((200, 300), bool), np.zeros((200, 300), bool)
+    left[:, :100], right[:, 200:] = True, True
+    picture = overlay(plain, [record(left, id=1, category="cat"), record(right, id=2, category="cat")])
+    assert (picture[5, 5] == picture[5, 295]).all()
+    (color,) = mask_colors([record(left, category="cat")])
+    chips = (picture == color).all(axis=2)
+    assert chips[:, :100].any()
+    assert chips[:, 200:].any()
+    assert not chips[:, 100:200].any()
+
+
+def test_a_label_stands_on_the_part_of_its_mask_that_is_seen():
+    plain = np.zeros((200, 300, 3), np.uint8)
+    everything, most = np.ones((200, 300), bool), np.zeros((200, 300), bool)
+    most[:, :200] = True
+    picture = overlay(plain, [record(everything, category="background"), record(most)])
+    (color,) = mask_colors([record(everything, category="background")])
+    columns = np.flatnonzero((picture == color).all(axis=2).any(axis=0))
+    assert columns.min() > 200
+
+
+def test_an_empty_mask_with_a_label_writes_nothing():
+    assert (overlay(GREY, [record(np.zeros((60, 90), bool), category="cat")]) == GREY).all()
