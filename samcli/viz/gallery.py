@@ -108,8 +108,8 @@ def small_rle(rle: RLE, size: tuple[int, int]) -> RLE:
     A pixel belongs to it when the mask covers half of it, or, for a mask too thin or small to cover half of
     any, half of what it covers at most.
     """
+    bits = decode_rle(rle)  # first, for it finds damage
     x, y, width, height = (int(v) for v in coco.toBbox(rle))
-    bits = decode_rle(rle)
     small = np.zeros(size, np.uint8, order="F")
     if width and height:
         top, cover = _shrunk_rows(bits[y : y + height, x : x + width], y, bits.shape[0], size[0])
