@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco
 
-from samcli.masks import decode_rle
+from samcli.masks import decode_rle, mask_bbox
 from samcli.records import RLE, MaskRecord
 from samcli.viz.colors import colors, label_index, label_of, mask_colors
 
@@ -108,10 +108,10 @@ def small_rle(rle: RLE, size: tuple[int, int]) -> RLE:
     A pixel belongs to it when the mask covers half of it, or, for a mask too thin or small to cover half of
     any, half of what it covers at most.
     """
-    bits = decode_rle(rle)  # first, for it finds damage
-    x, y, width, height = (int(v) for v in coco.toBbox(rle))
+    bits = decode_rle(rle)
+    x, y, width, height = mask_bbox(bits)
     small = np.zeros(size, np.uint8, order="F")
-    if width and height:
+    if width:
         top, cover = _shrunk_rows(bits[y : y + height, x : x + width], y, bits.shape[0], size[0])
         left, cover = _shrunk_rows(cover.T, x, bits.shape[1], size[1])
         enough = cover >= min(0.5, float(cover.max()) / 2) - 1e-6
