@@ -28,12 +28,14 @@ def overlay(
     points: Sequence[tuple[float, float]] = (),
     labels: Sequence[int] = (),
     boxes: Sequence[Box] = (),
+    least_labelled: int = 0,
 ) -> NDArray[np.uint8]:
     """Draw masks over an image, the smaller over the larger: translucent inside, a crisp contour around.
 
     image: (H, W, 3) uint8 RGB, left as it is. masks: (H, W) each; a record is coloured by its label or id and
     has its label written on it, the i-th of the others in the i-th colour of `palette`.
-    points: (x, y) pixels, drawn green, or red where `labels` says 0. boxes: drawn white.
+    points: (x, y) pixels, drawn green, or red where `labels` says 0. boxes: drawn white. least_labelled: masks
+    that show fewer pixels get no label, which would hide them.
     Returns (H, W, 3) uint8 RGB.
     """
     height, width = image.shape[:2]
@@ -56,12 +58,15 @@ def overlay(
         center = (int(point[0]), int(point[1]))
         cv2.circle(canvas, center, 5 * line, (255, 255, 255), -1, cv2.LINE_AA)
         cv2.circle(canvas, center, 4 * line, (0, 170, 60) if label else (220, 30, 30), -1, cv2.LINE_AA)
-    write_tags(canvas, list(_tags(masks, fill, painted)))
+    write_tags(canvas, list(_tags(masks, fill, painted, least_labelled)))
     return canvas
 
 
 def _tags(
-    masks: Sequence[Mask], fill: NDArray[np.unsignedinteger[Any]], colors: NDArray[np.uint8]
+    masks: Sequence[Mask],
+    fill: NDArray[np.unsignedinteger[Any]],
+    colors: NDArray[np.uint8],
+    least: int,
 ) -> Iterator[Tag]:
     """The labels of masks, each at the point of what is seen of its mask that is farthest from its edge."""
     for i, mask in enumerate(masks):
@@ -70,7 +75,7 @@ def _tags(
             left, top, inside = _cropped(mask)
             seen = inside & (fill[top : top + inside.shape[0], left : left + inside.shape[1]] == i + 1)
             part = seen if seen.any() else inside
-            if part.any():
+            if part.any() and part.sum() >= least:
                 depth = cv2.distanceTransform(np.pad(part.view(np.uint8), 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
                 y, x = np.unravel_index(int(depth.argmax()), depth.shape)
                 yield Tag(label, (left + int(x), top + int(y)), colors[i])

@@ -25,6 +25,8 @@ CAPTION = 42  # height of the two lines below a picture
 COLUMNS = 6
 ROWS = 8
 
+LEAST_LABELLED = 600  # pixels; about as many as a label takes
+
 PNG_MARK = b"tEXtSoftware\0samcli view"
 """What tells our pictures from others, within their first 256 bytes."""
 
@@ -67,7 +69,7 @@ def drawn_small(
     if size != (height, width):
         pixels = cv2.resize(pixels, size[::-1], interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
     small = [replace(mask, segmentation=small_rle(mask.segmentation, size)) for mask in masks]
-    return overlay(pixels, small)
+    return overlay(pixels, small, least_labelled=LEAST_LABELLED)
 
 
 def sheet(cells: Sequence[Cell]) -> NDArray[np.uint8]:

@@ -40,6 +40,7 @@ sys.exit(f"loaded {loaded}" if loaded else code)
         ["predict", "--help"],
         ["automask", "--help"],
         ["train", "-h"],
+        ["view", "-h"],
         ["models", "pull", "-h"],
     ],
 )

@@ -12,7 +12,7 @@ import pytest
 
 from samcli.errors import DiskFullError, SamcliError
 from samcli.formats import atomic
-from samcli.formats.atomic import TEMPORARY, clean_up, new_folder, write_bytes, write_text
+from samcli.formats.atomic import TEMPORARY, clean_up, new_file, new_folder, write_bytes, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -82,6 +82,36 @@ def test_an_interrupt_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         write_bytes(tmp_path / "a.json", b"new")
     assert names(tmp_path) == []
+
+
+def test_a_file_in_pieces_is_there_when_it_is_whole(tmp_path):
+    path = tmp_path / "a" / "b"
+    with new_file(path) as file:
+        file.write(b"one ")
+        assert not path.exists()
+        assert any(name.startswith(f"a/{TEMPORARY}") for name in names(tmp_path))
+        file.write(b"two")
+    assert path.read_bytes() == b"one two"
+    assert names(tmp_path) == ["a", "a/b"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_file_in_pieces_vanishes_with_an_error(tmp_path, error):
+    path = tmp_path / "a"
+    path.write_bytes(b"old")
+    with pytest.raises(error), new_file(path) as file:
+        file.write(b"half")
+        raise error
+    assert names(tmp_path) == ["a"]
+    assert path.read_bytes() == b"old"
+
+
+def test_errors_within_a_file_in_pieces_name_it(tmp_path):
+    with pytest.raises(DiskFullError) as caught, new_file(tmp_path / "a"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert (
+        str(caught.value) == f"cannot write {tmp_path}/a: No space left on device; free space and run again"
+    )
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])

@@ -164,3 +164,10 @@ def test_a_label_stands_on_the_part_of_its_mask_that_is_seen():
 
 def test_an_empty_mask_with_a_label_writes_nothing():
     assert (overlay(GREY, [record(np.zeros((60, 90), bool), category="cat")]) == GREY).all()
+
+
+def test_small_masks_may_go_without_their_labels():
+    found = record(INNER, id=1, category="cat")
+    bare = overlay(GREY, [found], least_labelled=601)
+    assert (overlay(GREY, [found], least_labelled=600) != bare).any()
+    assert (changed(bare) == INNER).all()
