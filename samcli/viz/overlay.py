@@ -34,8 +34,8 @@ def overlay(
 
     image: (H, W, 3) uint8 RGB, left as it is. masks: (H, W) each; a record is coloured by its label or id and
     has its label written on it, the i-th of the others in the i-th colour of `palette`.
-    points: (x, y) pixels, drawn green, or red where `labels` says 0. boxes: drawn white. least_labelled: masks
-    that show fewer pixels get no label, which would hide them.
+    points: (x, y) pixels, drawn green, or red where `labels` says 0. boxes: drawn white.
+    least_labelled: masks that show fewer pixels get no label, which would hide them.
     Returns (H, W, 3) uint8 RGB.
     """
     height, width = image.shape[:2]

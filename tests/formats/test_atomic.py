@@ -99,9 +99,14 @@ def test_a_file_in_pieces_is_there_when_it_is_whole(tmp_path):
 def test_a_file_in_pieces_vanishes_with_an_error(tmp_path, error):
     path = tmp_path / "a"
     path.write_bytes(b"old")
-    with pytest.raises(error), new_file(path) as file:
-        file.write(b"half")
-        raise error
+
+    def fill() -> None:
+        with new_file(path) as file:
+            file.write(b"half")
+            raise error
+
+    with pytest.raises(error):
+        fill()
     assert names(tmp_path) == ["a"]
     assert path.read_bytes() == b"old"
 
