@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal, NamedTuple
 
 import typer
 
-from samcli import batch, images
+from samcli import batch
 from samcli.batch import Room, Work
 from samcli.cli import options
 from samcli.cli.inputs import parse_pixels
@@ -23,7 +23,7 @@ from samcli.cli.report import Report, UsageError, named, plural, say_error, say_
 from samcli.errors import LeftAloneError, SamcliError
 from samcli.formats.atomic import TEMPORARY, new_file, write_bytes
 from samcli.formats.record import Head, read_error, read_record
-from samcli.images import MAX_PIXELS
+from samcli.images import MAX_PIXELS, load
 from samcli.records import ImageRecord
 
 if TYPE_CHECKING:
@@ -33,12 +33,13 @@ if TYPE_CHECKING:
     from samcli.viz.gallery import Gallery
     from samcli.viz.sheet import Cell
 
-_OURS = re.compile(rb'\s*\{\s*"samcli"\s*:')  # how a record or a note of failure starts
+# How records start, those of SA-1B too, and notes of failure
+_OURS = re.compile(rb'\s*\{\s*"(samcli|image)"\s*:')
 
 
 def view(
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="A folder of records, such as automask -o DIR wrote.")
+        Path, typer.Argument(metavar="OUT", help="What a run wrote: a folder of records, at any depth.")
     ],
     output: Annotated[
         str | None,
@@ -47,16 +48,11 @@ def view(
             "-o",
             metavar="FILE|DIR|-",
             help="A page (.html, - for standard output), contact sheets (.png), or a folder of overlays; "
-            "DIR/gallery.html when left out.",
+            "OUT/gallery.html when left out.",
             show_default=False,
         ),
     ] = None,
-    photos: Annotated[
-        Path | None,
-        typer.Option(
-            "--images", metavar="DIR", help="Where the photos are: the folder that the run was given."
-        ),
-    ] = None,
+    images: options.ImagesFolder = None,
     side: Annotated[
         int | None,
         typer.Option(
@@ -82,9 +78,9 @@ def view(
     where = _target(output, folder)
     if side and where.kind != "page":
         raise UsageError("--side is for the page; sheets and overlays have sizes of their own")
-    if photos and not photos.is_dir():
-        raise SamcliError(f"{photos} is not a folder; give the folder of the photos")
-    source = _Photos(photos, parse_pixels(max_pixels))
+    if images and not images.is_dir():
+        raise SamcliError(f"{images} is not a folder; give the folder of the photos")
+    source = _Photos(images, parse_pixels(max_pixels))
     if not folder.is_dir():
         raise SamcliError(f"{folder} is not a folder; give the folder that was the output of a run")
     if where.kind != "overlays" and where.path:
@@ -193,9 +189,7 @@ class _Found:
             with path.open("rb") as file:
                 ours = _OURS.match(file.read(256))
         except OSError:
-            ours = (
-                None if path.name.endswith(".error.json") else _OURS.match(b'{"samcli":')
-            )  # fails when read
+            ours = None if path.name.endswith(".error.json") else _OURS.match(b'{"image":')  # fails when read
         if not ours:
             self.foreign += 1
             return
@@ -230,7 +224,7 @@ class _Photos:
         if item.failed:
             return _Looked(item.name, problem=item.failed.reason)
         record = read_record(item.path)
-        given = PurePosixPath(record.input.path)
+        given = PurePosixPath(record.input.path if record.input else record.file_name)
         looked = _Looked(str(PurePosixPath(item.name).parent / given.name), record)
         overlay = item.path.with_name(f"{item.path.name.removesuffix('.json')}.overlay.jpg")
         places = [(item.path.with_name(given.name) if given.name else None, False), (overlay, True)]
@@ -242,7 +236,7 @@ class _Photos:
             if path is None or not path.is_file():
                 continue
             try:
-                pixels = images.load(path, max_pixels=self.max_pixels, room=room)
+                pixels = load(path, max_pixels=self.max_pixels, room=room)
             except SamcliError as error:
                 looked = looked._replace(problem=looked.problem or str(error))
                 continue

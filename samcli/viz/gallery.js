@@ -40,6 +40,7 @@ for (const image of IMAGES) {
 }
 let worst = 0, best = UNIT;
 for (let k = 0; k < MASKS; k++) {
+  if (SCORE[k] === NONE) continue;  // made by a program that gives none
   worst = Math.min(worst, SCORE[k]);
   best = Math.max(best, SCORE[k]);
 }
@@ -154,15 +155,18 @@ function order() {
     const value = new Float64Array(IMAGES.length);
     for (const i of shown) {
       const image = IMAGES[i];
-      let top = -Infinity, sum = 0, largest = -Infinity;
+      let top = -Infinity, sum = 0, scored = 0, largest = -Infinity;
       for (let k = image.first; k < image.end; k++) {
         if (!passes[k]) continue;
+        largest = Math.max(largest, SHARE[k]);
+        if (SCORE[k] === NONE) continue;
         top = Math.max(top, SCORE[k]);
         sum += SCORE[k];
-        largest = Math.max(largest, SHARE[k]);
+        scored++;
       }
       const n = passing[i];
-      value[i] = { masks: image.kind === "failed" ? NaN : n, best: n ? top : NaN, mean: n ? sum / n : NaN,
+      value[i] = { masks: image.kind === "failed" ? NaN : n, best: scored ? top : NaN,
+        mean: scored ? sum / scored : NaN,
         area: n ? largest : NaN }[state.sort];
     }
     const sign = state.turned ? 1 : -1;  // the most first, unless turned
@@ -190,12 +194,13 @@ const areaAt = (place) => (place <= 0 ? 0 : place >= 100 ? 100 : Number((AREA_FR
 const placeOf = (area) => Math.max(0, Math.min(100, (100 * Math.log(area / AREA_FROM)) / Math.log(100 / AREA_FROM)));
 
 const BARS = 48;
-const scoreBar = (k) => Math.min(BARS - 1, Math.floor((BARS * (SCORE[k] / UNIT - LOWEST)) / (HIGHEST - LOWEST)));
+const scoreBar = (k) => SCORE[k] === NONE ? -1 : Math.min(BARS - 1, Math.floor((BARS * (SCORE[k] / UNIT - LOWEST)) / (HIGHEST - LOWEST)));
 const areaBar = (k) => Math.min(BARS - 1, Math.floor((BARS * placeOf(SHARE[k])) / 100));
 function drawBars(svg, bar) {
   const every = new Float64Array(BARS), left = new Float64Array(BARS);
   for (let k = 0; k < MASKS; k++) {
     const place = bar(k);
+    if (place < 0) continue;
     every[place]++;
     left[place] += passes[k];
   }
@@ -785,7 +790,8 @@ function showTip(k, image, x, y) {
     if (LABEL[k] >= 0) lines.push(line("id", ID[k]));
     if (DETECTOR[k] !== NONE) lines.push(line("detector score", digits(DETECTOR[k])));
     if (SCORE[k] !== IOU[k] && SCORE[k] !== DETECTOR[k]) lines.push(line("score", digits(SCORE[k])));
-    lines.push(line("predicted IoU", digits(IOU[k])), line("stability", digits(STABILITY[k])));
+    if (IOU[k] !== NONE) lines.push(line("predicted IoU", digits(IOU[k])));
+    if (STABILITY[k] !== NONE) lines.push(line("stability", digits(STABILITY[k])));
     lines.push(line("area", `${count(AREA[k])} px · ${percent(SHARE[k])}`));
     tip.replaceChildren(head, ...lines);
   }

@@ -228,7 +228,7 @@ class Gallery:
         return text.replace("<", "\\u003c")  # no name or label ends the block that holds it
 
 
-def score_of(mask: MaskRecord) -> float:
+def score_of(mask: MaskRecord) -> float | None:
     """What masks are filtered and sorted by: the score they export, else the predicted IoU."""
     return mask.predicted_iou if mask.score is None else mask.score
 

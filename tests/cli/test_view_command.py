@@ -134,6 +134,17 @@ def test_other_json_files_are_left_out(samcli: Samcli, out: Path) -> None:
     assert err.splitlines()[1].startswith("2 images, 4 masks")
 
 
+def test_files_of_sa1b_are_records_too(samcli: Samcli, out: Path) -> None:
+    data = record("a.png").to_json()
+    del data["samcli"]
+    for mask in data["annotations"]:
+        del mask["predicted_iou"], mask["stability_score"]
+    (out / "a.json").write_text(json.dumps(data))
+    code, _, err = samcli("view", "out", "--images", "photos")
+    assert (code, err.count("\n")) == (0, 1)
+    assert images_of(out / "gallery.html")[0] == ["a.png", "photo"]
+
+
 # Photos
 
 
