@@ -194,17 +194,19 @@ const areaAt = (place) => (place <= 0 ? 0 : place >= 100 ? 100 : Number((AREA_FR
 const placeOf = (area) => Math.max(0, Math.min(100, (100 * Math.log(area / AREA_FROM)) / Math.log(100 / AREA_FROM)));
 
 const BARS = 48;
-const scoreBar = (k) => SCORE[k] === NONE ? -1 : Math.min(BARS - 1, Math.floor((BARS * (SCORE[k] / UNIT - LOWEST)) / (HIGHEST - LOWEST)));
-const areaBar = (k) => Math.min(BARS - 1, Math.floor((BARS * placeOf(SHARE[k])) / 100));
-function drawBars(svg, bar) {
-  const every = new Float64Array(BARS), left = new Float64Array(BARS);
+const barsOf = (place) => {  // which bar each mask belongs to, -1 for none, and how many are in each
+  const of = new Int8Array(MASKS), every = new Float64Array(BARS);
   for (let k = 0; k < MASKS; k++) {
-    const place = bar(k);
-    if (place < 0) continue;
-    every[place]++;
-    left[place] += passes[k];
+    of[k] = Math.min(BARS - 1, Math.floor(BARS * place(k)));
+    if (of[k] >= 0) every[of[k]]++;
   }
-  const high = Math.max(1, ...every);
+  return { of, every };
+};
+const scoreBars = barsOf((k) => (SCORE[k] === NONE ? -1 : (SCORE[k] / UNIT - LOWEST) / (HIGHEST - LOWEST)));
+const areaBars = barsOf((k) => placeOf(SHARE[k]) / 100);
+function drawBars(svg, { of, every }) {
+  const left = new Float64Array(BARS), high = Math.max(1, ...every);
+  for (let k = 0; k < MASKS; k++) if (passes[k] && of[k] >= 0) left[of[k]]++;
   const path = (values) => {
     let d = "";
     for (let i = 0; i < BARS; i++) {
@@ -236,8 +238,8 @@ function drawFilters(ofLabel) {
   $("area-max").setAttribute("aria-valuetext", to < 100 ? said(to) : "any");
   $("sort").value = state.sort;
   $("direction").setAttribute("aria-pressed", state.turned);
-  drawBars($("score-bars"), scoreBar);
-  drawBars($("area-bars"), areaBar);
+  drawBars($("score-bars"), scoreBars);
+  drawBars($("area-bars"), areaBars);
   drawLabels(ofLabel);
   const on = (state.q !== "") + (state.show !== "all") + byScore() + byArea() + state.labels.length;
   $("filters-on").hidden = on === 0;
