@@ -105,7 +105,7 @@ def view(
         report.note(f"note: {plural(found.foreign, '.json files')} that samcli did not write are left out")
     for line in sink.notes(source):
         report.note(line)
-    report.note(f"{plural(len(found.items), 'images')}, {plural(tally.counts['masks'], 'masks')}{written}")
+    report.note(f"{plural(len(found.items), 'images')}, {plural(sink.masks, 'masks')}{written}")
     raise typer.Exit(tally.exit_code)
 
 
@@ -253,9 +253,13 @@ class _Photos:
 
 @dataclass
 class _Sink:
-    """Where what was made of the images goes, in their order."""
+    """Where what was made of the images goes, in their order.
+
+    seen: how many images there are of each kind. masks: how many they show.
+    """
 
     seen: Counter[str] = field(default_factory=Counter, init=False)
+    masks: int = field(default=0, init=False)
 
     def make(self, looked: _Looked) -> _Made:
         """Turn an image into what is written of it; called in several threads."""
@@ -278,6 +282,7 @@ class _Sink:
     def write(self, item: _Item, result: _Made) -> dict[str, int]:
         self.store(item, result.content)
         self.seen[result.kind] += 1
+        self.masks += result.masks
         if result.problem:
             raise LeftAloneError(result.problem)  # shown without its photo, yet told
         return {"masks": result.masks}

@@ -182,7 +182,7 @@ def test_a_broken_photo_is_listed_and_its_masks_are_shown(samcli: Samcli, out: P
     assert err.splitlines()[0].startswith(
         "failed: out/a.json: photos/a.png is not an image that samcli reads;"
     )
-    assert err.splitlines()[-1].startswith("2 images, 2 masks in")
+    assert err.splitlines()[-1].startswith("2 images, 4 masks in")
     assert images_of(out / "gallery.html") == [["a.png", "bare"], ["sub/b.jpg", "photo"]]
 
 
