@@ -32,7 +32,9 @@ def test_keep_extension():
 def test_the_listing_knows_our_pictures():
     """samcli.images leaves out what a run writes beside its inputs; the names are ours."""
     paths = output_paths(Path(), PurePosixPath("a.jpg"))
-    assert {f"a{suffix}" for suffix in images.OUTPUT_SUFFIXES} == {paths.overlay.name, paths.labelmap.name}
+    by_view = paths.overlay.with_suffix(".png")
+    known = {paths.overlay.name, by_view.name, paths.labelmap.name}
+    assert {f"a{suffix}" for suffix in images.OUTPUT_SUFFIXES} == known
     assert {f"a{suffix}" for suffix in images.OUTPUT_FOLDERS} == {paths.masks.name, paths.cutout.name}
 
 
