@@ -50,7 +50,7 @@ def box_jobs(
         labels=None if labels is None else parse_labels(labels),
         image=inputs.alone,
     )
-    missing = boxes.match(image.relative for image in replace(inputs, shard=None) if not image.problem)
+    missing = boxes.match(image.relative for image in replace(inputs, shard=None))
     if missing.boxes:
         report.note(
             f"note: {count_boxes(missing.boxes)} of {plural(missing.images, 'images')} that "

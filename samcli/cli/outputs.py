@@ -299,20 +299,22 @@ def print_table(lines: list[dict[str, Any]]) -> None:
     from rich.text import Text
 
     several = len({line["image"] for line in lines}) > 1
-    table = Table(
-        "prompt", *(["image"] if several else []), "predicted IoU", "stability", "pixels", "x, y, w, h"
-    )
+    classes = any("category_id" in mask for line in lines for mask in line.get("masks", []))
+    first = ["prompt", *(["image"] if several else []), *(["class"] if classes else [])]
+    table = Table(*first, "predicted IoU", "stability", "pixels", "x, y, w, h")
     for line in lines:
         # Text, for names may look like Rich's markup
         name = [Text(str(line["id"])), *([Text(line["image"])] if several else [])]
         for mask in line.get("masks", []):
+            category = Text(str(mask.get("category", mask.get("category_id", ""))))
             table.add_row(
                 *name,
+                *([category] if classes else []),
                 f"{mask['predicted_iou']:.3f}",
                 f"{mask['stability_score']:.3f}",
                 str(mask["area"]),
                 ", ".join(f"{v:g}" for v in mask["bbox"]),
             )
         if "error" in line:
-            table.add_row(*name, "failed")
+            table.add_row(*name, *([""] if classes else []), "failed")
     Console().print(table)
