@@ -210,7 +210,7 @@ def test_labels_name_the_categories(
 @pytest.mark.parametrize(
     ("labels", "line"),
     [
-        ("cat,dog", "category 3 of r.json has no name in --labels, which names 1 to 2; give all names with --labels"),
+        ("cat,dog", "category 3 of r.json has no name in --labels, which names 1 to 2; give all names "),
         ("cat,,dog", "--labels 'cat,,dog' has an empty name; write cat,dog or @FILE"),
         ("@gone.txt", "gone.txt cannot be read: No such file or directory; check the path"),
         ("@empty.txt", "empty.txt has no names of classes"),
@@ -282,7 +282,8 @@ def test_a_whole_path_goes_before_a_file_name(predict: Samcli, photos: Path) -> 
     [
         (
             [result("x/mug.png", DISC)],
-            "x/mug.png in r.json could be a/mug.png or b/mug.png; name images by their paths below the folder",
+            "x/mug.png in r.json could be a/mug.png or b/mug.png; "
+            "name images by their paths below the folder",
         ),
         (
             [result(3, DISC)],
@@ -547,9 +548,12 @@ def test_boxes_that_are_not_there(predict: Samcli, boxes: str, line: str) -> Non
         (["-o", "x.png"], "photos is a folder, but x.png holds one image; give -o a folder"),
         (["-o", "-"], "photos is a folder, but standard output holds one image; give -o a folder"),
         (["-o", "x.json"], "photos is a folder, but x.json holds one image; give -o a folder"),
-        (["--shard", "1/2"], "--overwrite, --retry-failed, --shard, --ray and --device all need a folder: -o DIR/"),
+        (
+            ["--shard", "1/2"],
+            "--overwrite, --retry-failed, --shard, --ray and --device all need a folder: -o DIR/",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_does_not_go_with_boxes(predict: Samcli, args: list[str], line: str) -> None:
     write("r.json", [result("7.png", DISC)])
     assert predict("photos", "--boxes", "r.json", *args) == (2, "", f"error: {line}\n")
