@@ -19,12 +19,13 @@ from samcli.images import ImageFile
 class BoxJobs:
     """Images with their boxes, each made when it is its turn: a job for every image.
 
-    lines: each box has a line of its own, and images without boxes have none.
+    lines: each box has a line of its own, and images without boxes have none. alone: one image was named.
     """
 
     inputs: Inputs
     boxes: Detections
     lines: bool
+    alone: bool
 
     def __iter__(self) -> Iterator[Job]:
         jobs = (self.job(image) for image in self.inputs)
@@ -33,7 +34,7 @@ class BoxJobs:
     def job(self, image: ImageFile) -> Job:
         """The boxes of an image, a prompt each."""
         requests = (Request(box.id, image.path, detection=box) for box in self.boxes.of(image.relative))
-        return Job(image, tuple(requests), alone=self.lines and self.inputs.alone is None)
+        return Job(image, tuple(requests), alone=self.lines and not self.alone)
 
     def check(self, allow: Callable[[Job], None]) -> int | None:
         """Look through all images before any work, as `Inputs.check` does; how many there are."""
@@ -44,12 +45,9 @@ def box_jobs(
     report: Report, file: Path, inputs: Inputs, labels: str | None, min_score: float | None, *, lines: bool
 ) -> BoxJobs:
     """Read the boxes in `file` and find their images; says what is left out. Raises SamcliError."""
-    boxes = read_boxes(
-        file,
-        min_score=min_score,
-        labels=None if labels is None else parse_labels(labels),
-        image=inputs.alone,
-    )
+    single = inputs.alone
+    names = None if labels is None else parse_labels(labels)
+    boxes = read_boxes(file, min_score=min_score, labels=names, image=single)
     missing = boxes.match(image.relative for image in replace(inputs, shard=None))
     if missing.boxes:
         report.note(
@@ -60,7 +58,7 @@ def box_jobs(
         report.note(f"note: {count_boxes(boxes.empty)} without area left out")
     if boxes.crowds:
         report.note(f"note: {plural(boxes.crowds, 'annotations')} of crowds left out")
-    return BoxJobs(inputs, boxes, lines)
+    return BoxJobs(inputs, boxes, lines, single is not None)
 
 
 def count_boxes(count: int) -> str:

@@ -166,7 +166,7 @@ def predict(
             shard=part,
         )
         jobs = box_jobs(report, boxes, inputs, labels, min_score, lines=where.has_lines)
-        alone = inputs.alone is not None
+        alone = jobs.alone
     else:
         # In a list each prompt fails alone where it has a line; elsewhere an image stands as a whole.
         in_turn = prompts is not None and where.has_lines

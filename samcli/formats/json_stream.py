@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any, TextIO
 
 _PIECE = 2**20  # characters read at once
+_AFTER = frozenset(",:]} \t\r\n")  # a value
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
@@ -40,7 +41,8 @@ class JsonStream:
                 if not self._more():
                     raise
             else:
-                if end < len(self._text) or not self._more():  # a number may go on in the next piece
+                whole = self._text[end : end + 1] in _AFTER  # a number may go on in the next piece
+                if whole or not self._more():
                     self._at = end
                     return value
 
