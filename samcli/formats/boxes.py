@@ -98,7 +98,7 @@ class Detections:
     # Reading
 
     def source(self, name: int | str) -> int:
-        """The number of an image, given what the file calls it."""
+        """The number of an image, given what the file calls it: a number, or a name as `_plain` has it."""
         return self.sources.setdefault(name, len(self.sources))
 
     def add(
@@ -124,7 +124,7 @@ class Detections:
         self._damaged[source] = reason
 
     def rename(self, names: dict[int | str, str]) -> None:
-        """Call images by file names where there is one. Names that are given stay first in order."""
+        """Call images by file names, where there is one."""
         renamed: dict[int | str, int] = {}
         new = np.empty(len(self.sources), np.int64)
         for name, number in self.sources.items():
@@ -211,7 +211,7 @@ class _Owners:
 
     def __init__(self, sources: dict[int | str, int], file: str) -> None:
         self._file = file
-        self._names = {_plain(name): number for name, number in sources.items() if isinstance(name, str)}
+        self._names = {name: number for name, number in sources.items() if isinstance(name, str)}
         self._numbers = {name: number for name, number in sources.items() if isinstance(name, int)}
         self._tails = {_tail(name) for name in self._names}
         self._exact: dict[int, tuple[int, str]] = {}  # source: how exactly, the image's path
@@ -315,7 +315,7 @@ def read_boxes(
         if image is None:
             raise SamcliError(f"{path} is of a single image; give the folder of all .txt files")
         boxes = Detections(path, shares=True, min_score=min_score)
-        source = boxes.source(image.name)
+        source = boxes.source(_plain(image.name))
         if reason := _read_text(path, source, boxes):
             raise SamcliError(reason)
         boxes.name(labels or beside(path.parent))
@@ -334,7 +334,7 @@ def _read_folder(folder: Path, boxes: Detections) -> None:
     if not files:
         raise SamcliError(f"{folder} holds no .txt file; give the folder of YOLO's labels, or a JSON file")
     for file in files:
-        source = boxes.source(file.with_suffix("").as_posix())
+        source = boxes.source(_plain(file.with_suffix("").as_posix()))
         if reason := _read_text(folder / file, source, boxes):
             boxes.damaged(source, reason)
 
@@ -546,7 +546,7 @@ def _file_name(data: dict[str, Any]) -> str:
     name = data.get("file_name")
     if name is not None and not isinstance(name, str):
         raise _MalformedError("file_name is not text")
-    return name or ""
+    return _plain(name or "")
 
 
 def _image_key(data: dict[str, Any], key: str) -> int | str:
@@ -557,7 +557,7 @@ def _image_key(data: dict[str, Any], key: str) -> int | str:
         return number
     if not (isinstance(value, str) and value):
         raise _MalformedError(f"{key} is neither a whole number nor a name")
-    return _decimal(value) if value == str(_decimal(value)) else value
+    return _decimal(value) if value == str(_decimal(value)) else _plain(value)
 
 
 def _number(value: Any) -> float | None:

@@ -265,6 +265,12 @@ def test_the_image_of_a_box(predict: Samcli, photos: Path, key: str, value: Any)
     assert line["image"] == f"photos/{name}"
 
 
+def test_spellings_of_one_name_are_one_image(predict: Samcli) -> None:
+    names = ("sub/möwe.png", "./sub/möwe.png", "sub/mo\u0308we.png")
+    write("r.json", [result(name, DISC) for name in names])
+    assert [line["id"] for line in lines(predict("photos", "--boxes", "r.json"))] == [1, 2, 3]
+
+
 def test_a_whole_path_goes_before_a_file_name(predict: Samcli, photos: Path) -> None:
     (photos / "sub/7.png").write_bytes((photos / "7.png").read_bytes())
     write("r.json", [result("7.png", DISC), result("sub/7.png", BLOCK), result("gone/7.png", BLOCK)])
@@ -619,6 +625,9 @@ def test_a_broken_image_fails_alone(predict: Samcli, photos: Path) -> None:
     code, out, err = predict("photos/7.png", "--boxes", write("one.json", rows[:1]))
     assert (code, out) == (1, "")
     assert err.startswith("error: photos/7.png ")
+    (photos / "7.png").unlink()
+    line = "error: photos/7.png does not exist; check the path\n"
+    assert predict("photos/7.png", "--boxes", "one.json") == (1, "", line)
 
 
 def test_many_boxes_of_one_image_are_as_each_alone(predict: Samcli, monkeypatch: pytest.MonkeyPatch) -> None:
