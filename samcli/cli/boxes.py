@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from samcli.cli import options
 from samcli.cli.answers import Job
 from samcli.cli.inputs import Inputs
 from samcli.cli.prompts import Request
 from samcli.cli.report import Report, plural
 from samcli.formats.boxes import Detections, read_boxes
-from samcli.formats.class_names import parse_labels
+from samcli.formats.class_names import Labels, read_labels
 from samcli.images import ImageFile
 
 
@@ -46,8 +47,7 @@ def box_jobs(
 ) -> BoxJobs:
     """Read the boxes in `file` and find their images; says what is left out. Raises SamcliError."""
     single = inputs.alone
-    names = None if labels is None else parse_labels(labels)
-    boxes = read_boxes(file, min_score=min_score, labels=names, image=single)
+    boxes = read_boxes(file, min_score=min_score, labels=_names(labels), image=single)
     missing = boxes.match(image.relative for image in replace(inputs, shard=None))
     if missing.boxes:
         report.note(
@@ -59,6 +59,15 @@ def box_jobs(
     if boxes.crowds:
         report.note(f"note: {plural(boxes.crowds, 'annotations')} of crowds left out")
     return BoxJobs(inputs, boxes, lines, single is not None)
+
+
+def _names(labels: str | None) -> Labels | None:
+    """What --labels says; here its file may also be one that detectors and datasets have."""
+    if labels is None:
+        return None
+    if labels.startswith("@") and labels.lower().endswith((".yaml", ".yml", ".json")):
+        return read_labels(Path(labels[1:]))
+    return Labels("--labels", options.labels(labels))
 
 
 def count_boxes(count: int) -> str:

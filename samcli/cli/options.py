@@ -124,14 +124,6 @@ Threads = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes; errors only.")]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
-Labels = Annotated[
-    str | None,
-    typer.Option(
-        "--labels",
-        metavar="A,B,...|@FILE",
-        help="Names of the classes in their order, or a file of them.",
-    ),
-]
 Root = Annotated[
     Path | None,
     typer.Option(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 
 from samcli.errors import SamcliError
 from samcli.formats.class_names import Labels, beside
+from samcli.formats.files import tree
 from samcli.formats.json_stream import JsonStream
 from samcli.formats.names import image_id
 from samcli.records import Box
@@ -330,29 +330,13 @@ def read_boxes(
 
 
 def _read_folder(folder: Path, boxes: Detections) -> None:
-    files = [file for file in _texts(folder, PurePosixPath(), frozenset()) if file.name != "classes.txt"]
+    files = [(path, name) for path, name in tree(folder, (".txt",)) if path.name != "classes.txt"]
     if not files:
         raise SamcliError(f"{folder} holds no .txt file; give the folder of YOLO's labels, or a JSON file")
-    for file in files:
-        source = boxes.source(_plain(file.with_suffix("").as_posix()))
-        if reason := _read_text(folder / file, source, boxes):
+    for path, name in files:
+        source = boxes.source(_plain(name.as_posix()))
+        if reason := _read_text(path, source, boxes):
             boxes.damaged(source, reason)
-
-
-def _texts(folder: Path, below: PurePosixPath, above: frozenset[str]) -> Iterator[PurePosixPath]:
-    """The .txt files of a folder at any depth, sorted, hidden ones and loops of links left out."""
-    real = os.path.realpath(folder)
-    try:
-        with os.scandir(folder) as entries:
-            listing = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
-    except OSError as error:
-        raise SamcliError(f"{folder} cannot be listed: {error.strerror}; change its permissions") from error
-    for entry in listing:
-        if entry.is_dir():
-            if real not in above:
-                yield from _texts(folder / entry.name, below / entry.name, above | {real})
-        elif entry.name.lower().endswith(".txt"):
-            yield below / entry.name
 
 
 def _read_text(path: Path, source: int, boxes: Detections) -> str:

@@ -1,4 +1,4 @@
-"""Names of classes: of --labels, of files that lie beside boxes, and of COCO's categories."""
+"""Names of classes: of files that lie beside boxes, and of COCO's categories."""
 
 from __future__ import annotations
 
@@ -31,17 +31,8 @@ class Labels:
         return {**{i: name for i, name in enumerate(self.ordered, start=first) if name}, **self.ids}
 
 
-def parse_labels(text: str) -> Labels:
-    """Read what --labels says: "cat,dog", or "@FILE" with a name on each line, a data.yaml, or COCO's JSON.
-
-    Raises SamcliError.
-    """
-    if not text.startswith("@"):
-        names = tuple(name.strip() for name in text.split(","))
-        if not all(names):
-            raise SamcliError(f"--labels {text!r} has an empty name; write cat,dog or @FILE")
-        return Labels("--labels", names)
-    path = Path(text[1:])
+def read_labels(path: Path) -> Labels:
+    """Read a data.yaml, the categories of COCO's JSON, or a name on each line. Raises SamcliError."""
     found = _read(path)
     if not (found.ordered or found.ids):
         raise SamcliError(f"{path} has no names of classes")

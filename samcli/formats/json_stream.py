@@ -1,4 +1,8 @@
-"""JSON text decoded a value at a time, so that a list of any length takes little memory."""
+"""JSON text decoded a value at a time, so that a list of any length takes little memory.
+
+For files of which one should know which value is damaged, where ijson does not say: it also takes no NaN, which
+Python writes, and for deep nesting all memory there is.
+"""
 
 from __future__ import annotations
 

@@ -211,19 +211,18 @@ def test_labels_name_the_categories(
     ("labels", "line"),
     [
         ("cat,dog", "category 3 of r.json has no name in --labels, which names 1 to 2; give all names "),
-        ("cat,,dog", "--labels 'cat,,dog' has an empty name; write cat,dog or @FILE"),
         ("@gone.txt", "gone.txt cannot be read: No such file or directory; check the path"),
-        ("@empty.txt", "empty.txt has no names of classes"),
+        ("@empty.yaml", "empty.yaml has no names of classes"),
         ("@bad.json", "bad.json is not JSON: Expecting ':'"),
-        ("@raw.txt", "raw.txt is not UTF-8 text"),
+        ("@raw.yaml", "raw.yaml is not UTF-8 text"),
         ("@list.yaml", "names in list.yaml are neither a list of names nor names by number"),
         ("@bad.yaml", "bad.yaml is not YAML: "),
     ],
 )  # fmt: skip
 def test_labels_that_do_not_fit(predict: Samcli, labels: str, line: str) -> None:
-    Path("empty.txt").touch()
+    Path("empty.yaml").touch()
     Path("bad.json").write_text('{"categories" 1}')
-    Path("raw.txt").write_bytes(b"\xff\xfe")
+    Path("raw.yaml").write_bytes(b"\xff\xfe")
     Path("list.yaml").write_text("names: {cat: 0}")
     Path("bad.yaml").write_text("names: [")
     write("r.json", [result("mug.png", DISC, 3)])
