@@ -1,7 +1,7 @@
 """JSON text decoded a value at a time, so that a list of any length takes little memory.
 
-For files of which one should know which value is damaged, where ijson does not say: it also takes no NaN, which
-Python writes, and for deep nesting all memory there is.
+For files of which one should know which value is damaged. ijson does not say it; it also stops at the NaN that
+Python writes, and takes all memory there is for deep nesting.
 """
 
 from __future__ import annotations
