@@ -1,6 +1,6 @@
 """JSON text decoded a value at a time, so that a list of any length takes little memory.
 
-For files of which one should know which value is damaged. ijson does not say it; it also stops at the NaN that
+For files of which one should know which value is damaged. ijson does not say it, stops at the NaN that
 Python writes, and takes all memory there is for deep nesting.
 """
 
