@@ -12,12 +12,12 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from samcli.batch import Room, Work
-from samcli.cli.inputs import decode, impossible_name, read_stdin
+from samcli.cli.inputs import decode, listed_file, read_stdin
 from samcli.cli.model import Model, ModelOptions, saved_embedding
 from samcli.cli.prompts import STDIN, Request
 from samcli.errors import SamcliError
 from samcli.formats.logits import load_logits
-from samcli.images import ImageFile, input_file, load_mask, located, read
+from samcli.images import ImageFile, input_file, load_mask, read
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,7 +31,7 @@ MASK_BYTES = 2**28  # full-size masks held at once, a byte per pixel
 
 
 class Job(NamedTuple):
-    """Prompts of one image that are answered together. alone: each of them fails alone."""
+    """Prompts of one image that are answered together. alone: each has a line of its own, if it fails too."""
 
     image: ImageFile
     requests: tuple[Request, ...]
@@ -71,22 +71,15 @@ def _image(path: Path, root: Path | None) -> ImageFile:
     """The image and the path that names its outputs; with a problem for folders, or outside the root."""
     if path == STDIN:
         return ImageFile(path, PurePosixPath("stdin"))
-    image = ImageFile(path, PurePosixPath(path.name), impossible_name(path))
-    if image.problem:
-        return image
-    if path.is_dir():
-        return replace(image, problem=f"{path} is a folder; give an image file")
-    try:
-        return located(path, root)
-    except SamcliError as error:
-        return replace(image, problem=str(error))
+    image = listed_file(path, root)
+    return replace(image, problem=f"{path} is a folder; give an image file") if path.is_dir() else image
 
 
 class Answer(NamedTuple):
-    """Masks of one prompt, best first, and their low-res logits (M, h, w)."""
+    """Masks of one prompt, best first, none for a box outside; their low-res logits (M, h, w) where kept."""
 
     masks: tuple[MaskRecord, ...]
-    logits: NDArray[np.float32]
+    logits: NDArray[np.float32] | None
 
 
 class Answered(NamedTuple):
@@ -112,11 +105,12 @@ class _Seen(NamedTuple):
 
 @dataclass(frozen=True)
 class MakeWork:
-    """Builds the work. every: all three masks of each prompt. pixels: keep the picture for drawing."""
+    """Builds the work. every: all three masks of each prompt. pixels, logits: keep them with the answers."""
 
     settings: ModelOptions
     every: bool
     pixels: bool
+    logits: bool
     embeddings: Path | None
     keep_extension: bool
     max_pixels: int
@@ -161,12 +155,15 @@ class _Worker:
         return [self._answer(seen) for seen in jobs]
 
     def _answer(self, seen: _Seen) -> Answered:
+        pixels, kept = seen.pixels, seen.pixels if self.asked.pixels else None
+        if not seen.job.requests and pixels is not None:  # an image without boxes: nothing to look for
+            return Answered(seen.source, (pixels.shape[0], pixels.shape[1]), kept, [])
         embedding = seen.embedding
         if embedding is None:
             embedding = self.last
             if embedding is None or embedding.image_sha256 != seen.source.sha256:
-                assert seen.pixels is not None
-                embedding = self.predictor.embed(seen.pixels, image_sha256=seen.source.sha256)
+                assert pixels is not None
+                embedding = self.predictor.embed(pixels, image_sha256=seen.source.sha256)
                 self.last = embedding
         requests = list(seen.job.requests)
         answers: list[Answer | str]
@@ -176,8 +173,7 @@ class _Worker:
             if not seen.job.alone:
                 raise
             answers = [self._one(request, embedding) for request in requests]
-        pixels = seen.pixels if self.asked.pixels else None
-        return Answered(seen.source, embedding.original_size, pixels, answers)
+        return Answered(seen.source, embedding.original_size, kept, answers)
 
     def _one(self, request: Request, embedding: Embedding) -> Answer | str:
         try:
@@ -198,12 +194,20 @@ class _Worker:
         height, width = embedding.original_size
         step = max(1, MASK_BYTES // (3 * height * width))
         for start in range(0, len(requests), step):
-            prompts = [r.prompt(self._mask(r, embedding)) for r in requests[start : start + step]]
-            for prediction in self.predictor.predict(
-                embedding, prompts, multimask=True if self.asked.every else None
-            ):
+            asked = [request.within((height, width)) for request in requests[start : start + step]]
+            prompts = [r.prompt(self._mask(r, embedding)) for r in asked if r]
+            # One mask for a box, as Grounded SAM asks for it: it is no more ambiguous than several points.
+            predictions = iter(
+                self.predictor.predict(embedding, prompts, multimask=True if self.asked.every else None)
+            )
+            for request in asked:
+                if request is None:
+                    yield Answer((), None)
+                    continue
+                prediction = next(predictions)
                 shown = prediction if self.asked.every else _best(prediction)
-                yield Answer(shown.records(), shown.low_res_logits)
+                logits = shown.low_res_logits if self.asked.logits else None
+                yield Answer(tuple(request.told(mask) for mask in shown.records()), logits)
 
     def _mask(self, request: Request, embedding: Embedding) -> NDArray[np.float32] | None:
         """What the mask file says, as low-res logits (h, w)."""
@@ -248,6 +252,8 @@ def run_of(job: Job, every: bool, settings: ModelOptions, model: Model) -> Run:
 def _described(request: Request) -> dict[str, Any]:
     """A prompt as it stands in a record's configuration; a mask file by its contents too."""
     values: dict[str, Any] = {"id": request.id}
+    if request.detection:
+        return {**values, **request.detection.to_json()}
     if request.points:
         values["points"] = [list(point) for point in request.points]
         values["labels"] = list(request.labels or (1,) * len(request.points))

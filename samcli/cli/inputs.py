@@ -57,7 +57,21 @@ def decode(data: bytes, source: InputFile, name: str, max_pixels: int, room: Roo
         raise BadBytesError(str(error), source) from error
 
 
-def impossible_name(path: Path) -> str | None:
+def listed_file(path: Path, root: Path | None) -> ImageFile:
+    """A path that stands in a list; with a problem when it cannot be an image below the root."""
+    image = ImageFile(path, PurePosixPath(path.name), _impossible_name(path))
+    if image.problem:
+        return image
+    if path.name in ("", ".."):
+        return ImageFile(path, PurePosixPath("."), f"{path} is a folder; give an image file")
+    try:
+        found = located(path, root)
+    except SamcliError as error:
+        return replace(image, problem=str(error))
+    return found if found.relative.name else replace(found, problem=f"{path} is a folder; give an image file")
+
+
+def _impossible_name(path: Path) -> str | None:
     """Why no file can be called that; None when one can."""
     if "\0" in str(path):
         return f"{str(path)!r} holds a NUL; for a list that find -print0 wrote add -0"
@@ -108,7 +122,7 @@ class Inputs:
     """
 
     paths: tuple[Path, ...]
-    out: Path
+    out: Path | None
     files_from: Path | None = None
     null: bool = False
     root: Path | None = None
@@ -185,23 +199,9 @@ class Inputs:
             yield from list_images(self.paths, root=self.root, output=self.out, chosen=self.chosen)
         if self.files_from is not None:
             for name in self._names(self.files_from):
-                path = Path(os.fsdecode(name))
-                if problem := impossible_name(path):
-                    yield ImageFile(path, PurePosixPath(path.name), problem)
-                    continue
-                if path.name in ("", ".."):
-                    yield ImageFile(path, PurePosixPath("."), f"{path} is a folder; give an image file")
-                    continue
-                try:
-                    image = located(path, self.root)
-                except SamcliError as error:
-                    yield replace(located(path), problem=str(error))
-                    continue
-                if image.relative.name == "":
-                    yield replace(image, problem=f"{path} is a folder; give an image file")
-                else:
-                    if image.relative in self.chosen:
-                        yield image
+                image = listed_file(Path(os.fsdecode(name)), self.root)
+                if image.problem or image.relative in self.chosen:
+                    yield image
 
     def _names(self, files_from: Path) -> Iterator[bytes]:
         separator = b"\0" if self.null else b"\n"

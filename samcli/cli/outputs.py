@@ -29,6 +29,8 @@ from samcli.masks import decode_rle
 from samcli.records import ImageRecord, MaskRecord, Run
 
 Format = Literal["cutout", "overlay"]
+OUTSIDE = "boxes outside"
+"""What the sinks count besides masks, if there are any."""
 
 
 class Target(NamedTuple):
@@ -42,6 +44,11 @@ class Target(NamedTuple):
     def has_lines(self) -> bool:
         """Each prompt has a line of its own, so that one can fail alone."""
         return self.kind in ("lines", "table", "jsonl")
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return "standard output" if self.path == STDIN else str(self.path)
 
 
 def target(output: str | None, format_: Format | None, *, json: bool, terminal: bool) -> Target:
@@ -76,8 +83,9 @@ def check_room(where: Target, jobs: list[Job], keep_extension: bool) -> None:
         images = [job.image for job in jobs if not job.image.problem]
         check_unique(((i.path, i.relative) for i in images), keep_extension=keep_extension)
     elif where.kind in ("png", "json") and len(jobs) > 1:
-        name = "standard output" if where.path == STDIN else where.path
-        raise UsageError(f"the prompts are of {len(jobs)} images, but {name} holds one; give -o a folder")
+        raise UsageError(
+            f"the prompts are of {len(jobs)} images, but {where.name} holds one; give -o a folder"
+        )
 
 
 @dataclass(frozen=True)
@@ -111,9 +119,8 @@ class Asked:
     def beside(self, job: Job, done: Answered) -> None:
         """Write what was asked for besides: logits, and lines on standard output."""
         if self.logits:
-            save_logits(
-                self.logits, np.concatenate([a.logits for a in done.answers if isinstance(a, Answer)])
-            )
+            kept = [a.logits for a in done.answers if isinstance(a, Answer) and a.logits is not None]
+            save_logits(self.logits, np.concatenate(kept))
         if self.json and self.where.kind != "lines":
             for line in _lines(job, done):
                 write_stdout(json_line(line))
@@ -145,16 +152,16 @@ class Stream:
             self._line(line)
             if "error" in line:
                 self.failed.append((prompt_name(line["id"], item), line["error"]))
-        return {}
+        return _outside(result)
 
     def fail(self, item: Job, reason: str, error: Exception) -> None:
-        for request in item.requests:
-            name = prompt_name(request.id, item) if item.alone else str(item.image.path)
-            self.failed.append((name, reason))
-            if item.alone:
+        if item.alone:
+            for request in item.requests:
                 self._line({"id": request.id, "image": str(item.image.path), "error": reason})
-            else:
-                break
+        if item.alone and not any(request.detection for request in item.requests):
+            self.failed += [(prompt_name(request.id, item), reason) for request in item.requests]
+        else:
+            self.failed.append((str(item.image.path), reason))
 
     def close(self, *, complete: bool) -> None:
         """Write what only the end of the run makes whole."""
@@ -220,7 +227,7 @@ class Folder(FolderSink[Job, Answered]):
         self._picture(paths, item, record, result.pixels)
         self.asked.beside(item, result)
         write_record(paths.record, record)
-        return {"masks": len(record.annotations)}
+        return {"masks": len(record.annotations), **_outside(result)}
 
     def complete(self, paths: OutputPaths, item: Job, room: Room) -> None:
         wanted = {"overlay": paths.overlay, "cutout": paths.cutout}.get(self.asked.where.format or "")
@@ -260,6 +267,12 @@ def _lines(job: Job, done: Answered) -> Iterator[dict[str, Any]]:
             yield {**line, "masks": [mask.to_json() for mask in answer.masks]}
 
 
+def _outside(done: Answered) -> dict[str, int]:
+    """The boxes that lie outside the image, to be counted where there are some."""
+    count = sum(isinstance(answer, Answer) and not answer.masks for answer in done.answers)
+    return {OUTSIDE: count} if count else {}
+
+
 def _masks(done: Answered) -> list[MaskRecord]:
     return [mask for answer in done.answers if isinstance(answer, Answer) for mask in answer.masks]
 
@@ -269,7 +282,7 @@ def _drawn(job: Job, masks: list[MaskRecord], pixels: NDArray[np.uint8] | None) 
     from samcli.viz.overlay import overlay  # slow to import
 
     assert pixels is not None
-    prompts = job.requests
+    prompts = [r for r in (r.within((pixels.shape[0], pixels.shape[1])) for r in job.requests) if r]
     return overlay(
         pixels,
         [mask.segmentation for mask in masks],
@@ -286,20 +299,22 @@ def print_table(lines: list[dict[str, Any]]) -> None:
     from rich.text import Text
 
     several = len({line["image"] for line in lines}) > 1
-    table = Table(
-        "prompt", *(["image"] if several else []), "predicted IoU", "stability", "pixels", "x, y, w, h"
-    )
+    classes = any("category_id" in mask for line in lines for mask in line.get("masks", []))
+    first = ["prompt", *(["image"] if several else []), *(["class"] if classes else [])]
+    table = Table(*first, "predicted IoU", "stability", "pixels", "x, y, w, h")
     for line in lines:
         # Text, for names may look like Rich's markup
         name = [Text(str(line["id"])), *([Text(line["image"])] if several else [])]
         for mask in line.get("masks", []):
+            category = Text(str(mask.get("category", mask.get("category_id", ""))))
             table.add_row(
                 *name,
+                *([category] if classes else []),
                 f"{mask['predicted_iou']:.3f}",
                 f"{mask['stability_score']:.3f}",
                 str(mask["area"]),
                 ", ".join(f"{v:g}" for v in mask["bbox"]),
             )
         if "error" in line:
-            table.add_row(*name, "failed")
+            table.add_row(*name, *([""] if classes else []), "failed")
     Console().print(table)

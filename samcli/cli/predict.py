@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,22 +12,27 @@ import typer
 
 from samcli import batch
 from samcli.cli import options
-from samcli.cli.answers import MakeWork, by_image, in_order
+from samcli.cli.answers import Job, MakeWork, by_image, in_order
+from samcli.cli.boxes import BoxJobs, box_jobs, count_boxes
 from samcli.cli.folder import run_folder
-from samcli.cli.inputs import parse_pixels, parse_shard, stdin_pieces
+from samcli.cli.inputs import Inputs, parse_pixels, parse_shard, stdin_pieces
 from samcli.cli.model import ModelOptions
-from samcli.cli.outputs import Asked, Folder, Format, Stream, check_room, image_name, target
+from samcli.cli.outputs import OUTSIDE, Asked, Folder, Format, Stream, check_room, image_name, target
 from samcli.cli.prompts import STDIN, Request, from_lines, from_options
 from samcli.cli.report import Report, UsageError, named, say_error, say_failures
 from samcli.errors import SamcliError
-from samcli.images import MAX_PIXELS
+from samcli.images import MAX_PIXELS, Chosen
 
 TERMINAL = "standard input is a terminal; name a file, or pipe one in"
 
 
 def predict(
     image: Annotated[
-        Path | None, typer.Argument(metavar="[IMAGE|-]", help="The image; - or nothing is standard input.")
+        Path | None,
+        typer.Argument(
+            metavar="[IMAGE|-]",
+            help="The image; - or nothing is standard input. With --boxes also a folder of images.",
+        ),
     ] = None,
     point: Annotated[
         list[str],
@@ -54,6 +60,25 @@ def predict(
             metavar="FILE|-", help="JSON Lines, a prompt each: id, image, points, labels, box, mask."
         ),
     ] = None,
+    boxes: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE|DIR",
+            help="Boxes of another detector, a prompt each: COCO's JSON, or a folder of YOLO's .txt files.",
+            rich_help_panel="Boxes of a detector",
+        ),
+    ] = None,
+    min_score: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            help="Only boxes that score at least this.",
+            rich_help_panel="Boxes of a detector",
+        ),
+    ] = None,
+    labels: options.Labels = None,
+    include: options.Include = [],  # noqa: B006
+    exclude: options.Exclude = [],  # noqa: B006
     every: Annotated[
         bool, typer.Option("--all", help="All three masks of a prompt, not only the best.")
     ] = False,
@@ -97,14 +122,25 @@ def predict(
     """
     report = Report(quiet=quiet, json=json)
     where = target(output, format_, json=json, terminal=sys.stdout.isatty())
+    part = None if shard is None else parse_shard(shard)
+    if boxes is not None:
+        if point or box or mask or prompts or logits:
+            raise UsageError("--boxes goes without --point, --box, --mask, --prompts and --logits")
+        if image is None or image == STDIN:
+            raise UsageError("--boxes needs an image, or a folder of images, by name")
+        if min_score is not None and not math.isfinite(min_score):
+            raise UsageError(f"--min-score {min_score} is not a finite number")
+    elif min_score is not None or labels is not None or include or exclude:
+        raise UsageError("--min-score, --labels, --include and --exclude go with --boxes")
     if sys.stdin.isatty() and (prompts == "-" or image == STDIN or not (image or prompts)):
         raise UsageError(TERMINAL)
-    if prompts is None:
-        requests: Iterable[Request] = from_options(image or STDIN, point, box, mask)
-    elif point or box or mask or logits:
-        raise UsageError("--prompts goes without --point, --box, --mask and --logits")
-    else:
+    requests: Iterable[Request] = []
+    if prompts is not None:
+        if point or box or mask or logits:
+            raise UsageError("--prompts goes without --point, --box, --mask and --logits")
         requests = _from_file(prompts, image)
+    elif boxes is None:
+        requests = from_options(image or STDIN, point, box, mask)
 
     in_folder = where.kind == "folder"
     if not in_folder and (
@@ -116,34 +152,58 @@ def predict(
     if (ray is not None or device == "all") and (json or image == STDIN):
         raise UsageError("with --ray or --device all neither standard input nor --json can be used")
 
-    # In a list each prompt fails alone where it has a line of its own; elsewhere an image stands as a whole.
-    alone = prompts is not None and where.has_lines
-    jobs = in_order(requests, root) if alone else by_image(requests, root)
+    jobs: Iterable[Job]
+    if boxes is not None:
+        assert image is not None
+        if where.kind in ("png", "json") and image.is_dir():
+            raise UsageError(f"{image} is a folder, but {where.name} holds one image; give -o a folder")
+        inputs = Inputs(
+            (image,),
+            where.path if in_folder else None,
+            root=root,
+            keep_extension=keep_extension or not in_folder,  # without outputs none can clash
+            chosen=Chosen(tuple(include), tuple(exclude)),
+            shard=part,
+        )
+        jobs = box_jobs(report, boxes, inputs, labels, min_score, lines=where.has_lines)
+        alone = jobs.alone
+    else:
+        # In a list each prompt fails alone where it has a line; elsewhere an image stands as a whole.
+        in_turn = prompts is not None and where.has_lines
+        jobs = in_order(requests, root) if in_turn else by_image(requests, root)
+        alone = prompts is None
     if isinstance(jobs, list):
         check_room(where, jobs, keep_extension)
-        part = None if shard is None else parse_shard(shard)
         jobs = [job for job in jobs if part is None or job.image in part]
     limit = parse_pixels(max_pixels)
     settings = ModelOptions(model, device, dtype, threads, elsewhere=ray is not None)
     known = settings.load(report)
     asked = Asked(where, settings, known, every, json, logits, limit)
-    make_work = MakeWork(settings, every, format_ is not None, embeddings, keep_extension, limit)
+    make_work = MakeWork(
+        settings, every, format_ is not None, logits is not None, embeddings, keep_extension, limit
+    )
     if in_folder:
-        folder = Folder(where.path, keep_extension, overwrite, retry_failed or prompts is None, asked)
-        assert isinstance(jobs, list)
-        for job in jobs:
-            if not job.image.problem:
-                folder.allow(job)
+        folder = Folder(where.path, keep_extension, overwrite, retry_failed or alone, asked)
+        if isinstance(jobs, BoxJobs):
+            total = jobs.check(folder.allow)
+        else:
+            assert isinstance(jobs, list)
+            total = len(jobs)
+            for job in jobs:
+                if not job.image.problem:
+                    folder.allow(job)
         cluster = options.cluster(ray, threads)
-        alone = prompts is None
-        run = run_folder(report, jobs, len(jobs), make_work, folder, known, cluster, alone=alone)
+        run = run_folder(report, jobs, total, make_work, folder, known, cluster, alone=alone)
+        if run.tally:
+            _say_outside(report, run.tally)
         raise typer.Exit(run.code)
 
     stream = Stream(asked, report)
     total = len(jobs) if isinstance(jobs, list) else None
     with report.progress(total, "image") as progress:
         tally = batch.run(jobs, make_work, stream, devices=known.devices, progress=progress)
-    if prompts is None and tally.failures and not tally.stopped:
+    _say_outside(report, tally)
+    if alone and tally.failures and not tally.stopped:
         say_error(named(image_name(tally.failures[0].item), tally.failures[0].reason))
         raise typer.Exit(1)
     stream.close(complete=not tally.stopped)
@@ -151,6 +211,11 @@ def predict(
     if tally.stopped:
         say_error(tally.stopped[1])
     raise typer.Exit(tally.exit_code or (3 if stream.failed else 0))
+
+
+def _say_outside(report: Report, tally: batch.Tally[Job]) -> None:
+    if count := tally.counts[OUTSIDE]:
+        report.note(f"note: {count_boxes(count)} outside of the images left out")
 
 
 def _from_file(prompts: str, image: Path | None) -> Iterable[Request]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from samcli.cli.report import UsageError
 from samcli.errors import SamcliError
-from samcli.records import Box, Prompt
+from samcli.formats.boxes import Detection
+from samcli.records import Box, MaskRecord, Prompt
 
 STDIN = Path("-")
 KEYS = ("id", "image", "points", "labels", "box", "mask")
@@ -26,7 +27,8 @@ class Request:
     """One prompt as asked for, checked as far as that goes without its image. Raises SamcliError.
 
     id: the user's, or the number of the prompt from 1. mask: a picture or saved logits; of several logits in
-    the file the one at `turn` = (index, how many) is meant, a single one always.
+    the file the one at `turn` = (index, how many) is meant, a single one always. detection: the prompt is the
+    box of a detector, known in pixels only together with its image.
     """
 
     id: Any
@@ -36,9 +38,32 @@ class Request:
     box: Box | None = None
     mask: Path | None = None
     turn: tuple[int, int] = (0, 1)
+    detection: Detection | None = None
 
     def __post_init__(self) -> None:
-        self.prompt(None if self.mask is None else np.zeros((1, 1), np.float32))
+        if self.detection is None:
+            self.prompt(None if self.mask is None else np.zeros((1, 1), np.float32))
+
+    def within(self, size: tuple[int, int]) -> Request | None:
+        """The request for an image of `size` (height, width); None for a detector's box outside of it."""
+        if self.detection is None:
+            return self
+        box = self.detection.box(size)
+        return replace(self, box=box) if box else None
+
+    def told(self, mask: MaskRecord) -> MaskRecord:
+        """A mask of the answer with what the detector said."""
+        known = self.detection
+        if known is None:
+            return mask
+        score = mask.score if known.score is None else known.score
+        return replace(
+            mask,
+            category_id=known.category_id,
+            category=known.category,
+            detector_score=known.score,
+            score=score,
+        )
 
     def prompt(self, mask: NDArray[np.float32] | None) -> Prompt:
         """The prompt with what was read from its mask file."""

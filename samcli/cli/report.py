@@ -16,6 +16,7 @@ from tqdm import tqdm
 from samcli.batch import Tally
 from samcli.errors import DiskFullError, SamcliError, SamcliNote
 
+MADE = ("masks",)  # of what a run counts: how fast these come is worth a word
 LINE_SECONDS = 30.0  # between lines of progress where there is no terminal
 
 
@@ -90,7 +91,8 @@ class _Lines:
 
 
 def _rates(tally: Tally[Any], seconds: float) -> list[tuple[str, float]]:
-    return [(name, count / seconds) for name, count in sorted(tally.counts.items()) if seconds > 0]
+    counts = [(name, tally.counts[name]) for name in MADE if name in tally.counts]
+    return [(name, count / seconds) for name, count in counts if seconds > 0]
 
 
 def say(line: str) -> None:

@@ -66,6 +66,19 @@ def test_the_union_of_two_workers_is_a_single_run(photos: Path, command: tuple[s
     assert (code, json.loads(out)["skipped"]) == (3, 40)
 
 
+def test_boxes_of_a_detector(photos: Path) -> None:
+    here = photos.parent
+    boxes = [{"image_id": i // 2, "category_id": 1, "bbox": [10 * i % 90, 9, 30, 40]} for i in range(80)]
+    (here / "r.json").write_text(json.dumps([*boxes, {"image_id": 3, "bbox": [500, 9, 30, 40]}]))
+    command = ("predict", "photos", "--boxes", "r.json", "--threads", "1", "-m", "tiny")
+    code, out, err = samcli(here, *command, "-o", "ray/", "--ray", "local")
+    assert (code, out) == (3, "")
+    said = "40 of 41 images, 80 masks in ray; 1 failed\nnote: 1 box outside of the images left out\n"
+    assert err.endswith(said)
+    assert samcli(here, *command, "-o", "one/")[0] == 3
+    assert tree(here / "ray") == tree(here / "one")
+
+
 def test_what_stops_a_worker_stops_the_run(photos: Path) -> None:
     """Names in a pipe are not looked at before: a worker meets the file of someone else."""
     here = photos.parent
