@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -63,7 +63,61 @@ def decode_rle(rle: RLE) -> NDArray[np.bool_]:
         bits: NDArray[np.uint8] = coco.decode(rle)
     except ValueError as error:
         raise SamcliError(f"run-length encoding of size {rle['size']} is damaged: {error}") from error
-    return bits.astype(bool)
+    return bits.view(np.bool_)
+
+
+def decode_window(rle: RLE) -> tuple[int, int, NDArray[np.bool_]]:
+    """Left and top of the mask's box, and the bits in it (h, w): the same mask, sooner for small ones.
+
+    (0, 0) and nothing when it is empty. Raises SamcliError when counts and size disagree.
+    """
+    height, width = rle["size"]
+    ends = np.cumsum(_lengths(rle["counts"]))
+    if (ends[-1] if len(ends) else 0) != height * width or (np.diff(ends, prepend=0) < 0).any():
+        raise SamcliError(f"run-length encoding of size {rle['size']} is damaged: it has other pixels")
+    runs = ends[: len(ends) // 2 * 2].reshape(-1, 2)  # where the mask begins and ends, column by column
+    runs = runs[runs[:, 0] < runs[:, 1]]
+    if not len(runs):
+        return 0, 0, np.zeros((0, 0), bool)
+    left, right = int(runs[0, 0] // height), int((runs[-1, 1] - 1) // height) + 1
+    lengths = np.diff(runs.ravel() - left * height, prepend=0, append=(right - left) * height)
+    flags = np.arange(len(lengths)) % 2 == 1
+    columns = np.repeat(flags, lengths).reshape(right - left, height).T
+    rows = np.flatnonzero(columns.any(axis=1))
+    return left, int(rows[0]), columns[rows[0] : rows[-1] + 1]
+
+
+def _lengths(counts: str) -> NDArray[np.int64]:
+    """The lengths of runs that compressed counts hold: five bits a character, the lowest first."""
+    codes = np.frombuffer(counts.encode("ascii"), np.uint8).astype(np.int64) - 48
+    last = np.flatnonzero(codes & 32 == 0)  # characters of each number
+    first = np.concatenate([[0], last[:-1] + 1])[: len(last)]
+    place = np.arange(len(codes)) - np.repeat(first, last - first + 1)
+    values = np.add.reduceat((codes & 31) << 5 * place, first) if len(first) else np.zeros(0, np.int64)
+    values -= np.where(codes[last] & 16, 1 << 5 * (last - first + 1), 0)
+    values[3::2] = np.cumsum(values[1::2])[
+        1:
+    ]  # from the third on, they are differences to the one before last
+    values[2::2] = np.cumsum(values[2::2])
+    return values
+
+
+def label_rles(labels: NDArray[np.integer[Any]]) -> dict[int, RLE]:
+    """The mask of each value above 0 of an index map (H, W), by value."""
+    flat = labels.ravel(order="F")
+    begins = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+    runs = np.stack([begins, np.append(begins[1:], flat.size)], axis=1)
+    values = flat[begins]
+    order = np.argsort(values, kind="stable")
+    found, at = np.unique(values[order], return_index=True)
+    rles: dict[int, RLE] = {}
+    for value, own in zip(found.tolist(), np.split(runs[order], at[1:]), strict=True):
+        if value > 0:
+            ends = own.ravel() if own[-1, 1] == flat.size else np.append(own.ravel(), flat.size)
+            size = [int(v) for v in labels.shape]
+            rle = coco.frPyObjects({"size": size, "counts": np.diff(ends, prepend=0).tolist()}, *size)
+            rles[value] = {"size": size, "counts": rle["counts"].decode("ascii")}
+    return rles
 
 
 def rle_area(rle: RLE) -> int:

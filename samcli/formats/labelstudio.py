@@ -24,7 +24,7 @@ from samcli.formats.names import image_id
 from samcli.formats.select import category_of, mask_of, score_of
 from samcli.formats.table import Export, Item, Photos, Unreadable, Write, relative
 from samcli.masks import decode_rle, encode_rle
-from samcli.records import ImageRecord, MaskRecord
+from samcli.records import ImageRecord, MaskRecord, check_size
 
 FROM, TO = "tag", "image"  # the names of <BrushLabels> and <Image> in Label Studio's own templates
 SIZES = (3, 4, 8, 16)
@@ -98,7 +98,7 @@ def read_labelstudio(place: Path, photos: Photos | None) -> Iterator[Item | Unre
             )
         except SamcliError as error:
             yield Unreadable(name, f"{name}: {error}")
-        except (LookupError, TypeError, ValueError, AttributeError, StopIteration) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError, StopIteration) as error:
             yield Unreadable(name, f"{name} is not as Label Studio writes it: {error!r}")
 
 
@@ -113,7 +113,7 @@ def _path(address: str) -> PurePosixPath:
 
 def _mask(region: dict[str, Any], number: int) -> MaskRecord:
     value = region["value"]
-    size = (int(region["original_height"]), int(region["original_width"]))
+    size = check_size(region["original_height"], region["original_width"])
     labels = value.get("brushlabels") or [None]
     own = str(region.get("id", ""))
     score = region.get("score")
@@ -149,7 +149,7 @@ def encode_brush(mask: NDArray[np.bool_]) -> list[int]:
 def decode_brush(rle: Sequence[int], size: tuple[int, int]) -> NDArray[np.bool_]:
     """The mask (H, W) of a brush label's bytes: where alpha is not 0. Raises SamcliError."""
     try:
-        text = "".join(f"{byte:08b}" for byte in bytes(rle))
+        text = "".join(f"{byte:08b}" for byte in bytes(list(rle)))
         total, width = int(text[:32], 2), int(text[32:37], 2) + 1
         sizes = [int(text[i : i + 4], 2) + 1 for i in range(37, 53, 4)]
         if total != 4 * size[0] * size[1]:

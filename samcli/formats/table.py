@@ -6,6 +6,7 @@ overlap, `Export.flatten` says which lies on top.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -187,4 +188,8 @@ def relative(file_name: str) -> PurePosixPath:
     path = PurePosixPath(file_name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or not path.name or "\0" in file_name:
         raise SamcliError(f"{file_name!r} is no path below a folder; name photos relative to theirs")
+    try:
+        os.fsencode(file_name)
+    except UnicodeEncodeError as error:
+        raise SamcliError(f"{file_name!r} is no name that a file can have; rename the photo") from error
     return path
