@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
+import numpy as np
 from pycocotools import mask as coco
 
 from samcli.errors import SamcliError
@@ -22,7 +23,7 @@ from samcli.formats.names import image_id
 from samcli.formats.polygons import corner_polygons, polygons_rle
 from samcli.formats.select import mask_of, score_of
 from samcli.formats.table import Export, Item, Photos, Unreadable, Write, relative
-from samcli.masks import decode_rle, decode_window
+from samcli.masks import decode_window
 from samcli.records import RLE, ImageRecord, MaskRecord, check_size, is_counts
 
 _OURS = ("predicted_iou", "stability_score", "point_coords", "crop_box", "phrase", "detector_score", "score")
@@ -69,8 +70,9 @@ def _annotation(mask: MaskRecord, number: int, image: int, category: int, polygo
     segmentation: Any = data["segmentation"]
     if polygons:
         # A mask without a pixel has no polygons; as RLE it can be read.
-        rings = corner_polygons(decode_rle(mask.segmentation))
-        segmentation = [ring.ravel().tolist() for ring in rings] or segmentation
+        x, y, bits = decode_window(mask.segmentation)
+        rings = corner_polygons(bits)
+        segmentation = [np.add(ring, (x, y)).ravel().tolist() for ring in rings] or segmentation
     return {
         "id": number,
         "image_id": image,

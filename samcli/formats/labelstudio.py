@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +46,8 @@ def write_labelstudio(file: BinaryIO, export: Export) -> Iterator[Write]:
         }
         if scores:
             prediction["score"] = sum(scores) / len(scores)
-        task = {"data": {"image": export.prefix + record.file_name}, "predictions": [prediction]}
+        address = _address(export.prefix, record.file_name)
+        task = {"data": {"image": address}, "predictions": [prediction]}
         text = json.dumps(task, ensure_ascii=False, allow_nan=False)
         file.write((b"[\n " if first else b",\n ") + text.encode("utf-8", "backslashreplace"))
         first = False
@@ -102,12 +103,21 @@ def read_labelstudio(place: Path, photos: Photos | None) -> Iterator[Item | Unre
             yield Unreadable(name, f"{name} is not as Label Studio writes it: {error!r}")
 
 
+def _address(prefix: str, file_name: str) -> str:
+    """Where the photo is; its path is quoted where Label Studio, or a server, takes it for part of an URL."""
+    if "?d=" in prefix or "://" in prefix:
+        return prefix + quote(file_name, errors="surrogateescape")
+    return prefix + file_name
+
+
 def _path(address: str) -> PurePosixPath:
     """The photo's path in an address: what follows ?d= of local files, or the path below the server."""
     if "?d=" in address:
-        address = unquote(address.partition("?d=")[2])
+        address = unquote(address.partition("?d=")[2], errors="surrogateescape")
     elif "://" in address:
-        address = unquote(address.partition("://")[2].partition("/")[2].partition("?")[0])
+        address = unquote(
+            address.partition("://")[2].partition("/")[2].partition("?")[0], errors="surrogateescape"
+        )
     return relative(address.lstrip("/"))
 
 

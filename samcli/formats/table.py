@@ -94,6 +94,7 @@ class Export:
     image_ids: Mapping[str, int] | None = None
     category_ids: Mapping[str, int] | None = None
     prefix: str = ""
+    _given: dict[int, str] = field(default_factory=dict, init=False, repr=False)
 
     def categories(self) -> Categories:
         """The numbers of categories to begin with."""
@@ -110,6 +111,8 @@ class Export:
             known = self.image_ids.get(PurePosixPath(file_name).name)
         if known is None:
             raise SamcliError(f"{file_name} is not among the images of --like")
+        if self._given.setdefault(known, file_name) != file_name:
+            raise SamcliError(f"{file_name} has the number {known} in --like, as {self._given[known]} has")
         return known
 
 

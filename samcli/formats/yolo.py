@@ -24,7 +24,7 @@ from samcli.formats.names import image_id
 from samcli.formats.polygons import fill_contours, pixel_contour
 from samcli.formats.select import category_of, mask_of
 from samcli.formats.table import Export, Item, Photos, Unreadable, Write
-from samcli.masks import decode_rle, encode_rle
+from samcli.masks import decode_window, encode_rle
 from samcli.records import ImageRecord, MaskRecord
 
 QUARTER = 0.25
@@ -44,10 +44,11 @@ def write_yolo(place: Path, export: Export) -> Iterator[Write]:
         record = item.record
         lines = []
         for mask in record.annotations:
-            contour = pixel_contour(decode_rle(mask.segmentation))
+            x, y, bits = decode_window(mask.segmentation)
+            contour = pixel_contour(bits)
             if len(contour):
                 number = names.setdefault(category_of(mask), len(names))
-                places = (contour + QUARTER) / (record.width, record.height)
+                places = np.add(contour, (x + QUARTER, y + QUARTER)) / (record.width, record.height)
                 lines.append(f"{number} " + " ".join(f"{v:.7f}" for v in places.ravel()) + "\n")
         if export.photos:
             photo = export.photos.path(record.file_name)
