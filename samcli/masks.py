@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -59,40 +59,72 @@ def encode_rle(mask: NDArray[np.bool_]) -> RLE:
 
 def decode_rle(rle: RLE) -> NDArray[np.bool_]:
     """The (H, W) mask of a compressed COCO RLE. Raises SamcliError when counts and size disagree."""
-    height, width = rle["size"]
-    reason: object = f"its runs do not add up to {height * width} pixels"
-    if _pixels(rle["counts"]) == height * width:  # else pycocotools may give memory that it never wrote
-        try:
-            bits: NDArray[np.uint8] = coco.decode(rle)
-            return bits.astype(bool)
-        except ValueError as error:
-            reason = error
-    raise SamcliError(f"run-length encoding of size {rle['size']} is damaged: {reason}")
+    _ends(rle)  # pycocotools gives memory that it never wrote where runs are missing
+    bits: NDArray[np.uint8] = coco.decode(rle)
+    return bits.view(np.bool_)
 
 
-def _pixels(counts: str) -> int:
-    """The sum of the runs of a compressed RLE; -1 when it is none.
+def decode_window(rle: RLE) -> tuple[int, int, NDArray[np.bool_]]:
+    """Left and top of the mask's box, and the bits in it (h, w): the same mask, sooner for small ones.
 
-    Each character holds five bits of a number, and whether it goes on; from the fourth run on a number is the
-    difference to the run before the last one.
+    (0, 0) and nothing when it is empty. Raises SamcliError when counts and size disagree.
     """
-    try:
-        codes = np.frombuffer(counts.encode("ascii"), np.uint8).astype(np.int64) - 48
-    except UnicodeEncodeError:
-        return -1
-    last = codes & 0x20 == 0
-    if not len(codes) or not last[-1] or (codes < 0).any() or (codes > 63).any():
-        return -1
-    starts = np.concatenate([[0], np.flatnonzero(last)[:-1] + 1])
-    lengths = np.diff(np.append(starts, len(codes)))
-    if lengths.max() > 7:
-        return -1
-    shifts = 5 * (np.arange(len(codes)) - np.repeat(starts, lengths))
-    numbers = np.add.reduceat((codes & 0x1F) << shifts, starts)
-    numbers -= np.where(codes[last] & 0x10, np.int64(1) << 5 * lengths, 0)  # the last piece has the sign
-    runs = numbers.copy()
-    runs[1::2], runs[2::2] = np.cumsum(numbers[1::2]), np.cumsum(numbers[2::2])
-    return int(runs.sum()) if (runs >= 0).all() else -1
+    height, _ = rle["size"]
+    ends = _ends(rle)
+    runs = ends[: len(ends) // 2 * 2].reshape(-1, 2)  # where the mask begins and ends, column by column
+    runs = runs[runs[:, 0] < runs[:, 1]]
+    if not len(runs):
+        return 0, 0, np.zeros((0, 0), bool)
+    left, right = int(runs[0, 0] // height), int((runs[-1, 1] - 1) // height) + 1
+    lengths = np.diff(runs.ravel() - left * height, prepend=0, append=(right - left) * height)
+    flags = np.arange(len(lengths)) % 2 == 1
+    columns = np.repeat(flags, lengths).reshape(right - left, height).T
+    rows = np.flatnonzero(columns.any(axis=1))
+    return left, int(rows[0]), columns[rows[0] : rows[-1] + 1]
+
+
+def _ends(rle: RLE) -> NDArray[np.int64]:
+    """Where the runs of an RLE end, in pixels column by column. Raises SamcliError when they do not fit.
+
+    Each character of the counts holds five bits of a number, the lowest first, and whether it goes on; from
+    the fourth number on they are differences to the number before the last one.
+    """
+    height, width = rle["size"]
+    codes = np.frombuffer(rle["counts"].encode("ascii", "replace"), np.uint8).astype(np.int64) - 48
+    last = np.flatnonzero(codes & 32 == 0)  # characters of each number
+    first = np.concatenate([[0], last[:-1] + 1])[: len(last)]
+    sizes = last - first + 1
+    ends = np.zeros(0, np.int64)
+    if len(last) and last[-1] == len(codes) - 1 and sizes.max() <= 7 and 0 <= codes.min() <= codes.max() < 64:
+        place = np.arange(len(codes)) - np.repeat(first, sizes)
+        values = np.add.reduceat((codes & 31) << 5 * place, first)
+        values -= np.where(codes[last] & 16, 1 << 5 * sizes, 0)  # the last bit is the sign
+        values[1::2], values[2::2] = np.cumsum(values[1::2]), np.cumsum(values[2::2])
+        if (values >= 0).all():
+            ends = np.cumsum(values)
+    if not len(ends) or ends[-1] != height * width:
+        pixels = height * width
+        size = rle["size"]
+        raise SamcliError(f"run-length encoding of size {size} is damaged: not runs of {pixels} pixels")
+    return ends
+
+
+def label_rles(labels: NDArray[np.integer[Any]]) -> dict[int, RLE]:
+    """The mask of each value above 0 of an index map (H, W), by value."""
+    flat = labels.ravel(order="F")
+    begins = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+    runs = np.stack([begins, np.append(begins[1:], flat.size)], axis=1)
+    values = flat[begins]
+    order = np.argsort(values, kind="stable")
+    found, at = np.unique(values[order], return_index=True)
+    rles: dict[int, RLE] = {}
+    for value, own in zip(found.tolist(), np.split(runs[order], at[1:]), strict=True):
+        if value > 0:
+            ends = own.ravel() if own[-1, 1] == flat.size else np.append(own.ravel(), flat.size)
+            size = [int(v) for v in labels.shape]
+            rle = coco.frPyObjects({"size": size, "counts": np.diff(ends, prepend=0).tolist()}, *size)
+            rles[value] = {"size": size, "counts": rle["counts"].decode("ascii")}
+    return rles
 
 
 def rle_area(rle: RLE) -> int:

@@ -14,9 +14,10 @@ Conventions, named here once:
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,10 @@ from numpy.typing import NDArray
 from samcli.errors import SamcliError
 
 SCHEMA = 1
+MAX_SIZE = 2**30
+"""Pixels of the largest image that masks may be of: its lengths of runs fit pycocotools, its bits memory."""
+
+_COUNTS = re.compile("(?:[P-o]{0,6}[0-O])*")  # numbers of five bits a character, all but the last from P to o
 
 
 class RLE(TypedDict):
@@ -229,6 +234,9 @@ class ImageRecord:
                 run = Run(**head)
             masks = tuple(MaskRecord.from_json(m) for m in data["annotations"])
             record = cls(run, source, annotations=masks, **data["image"])
+            check_size(record.height, record.width)
+            if type(record.image_id) is not int or not isinstance(record.file_name, str):
+                raise SamcliError("not a samcli record: image_id is no number, or file_name no text")
         except KeyError as error:
             raise SamcliError(f"not a samcli record: {error} is missing") from error
         except (TypeError, ValueError) as error:
@@ -239,6 +247,20 @@ class ImageRecord:
         return record
 
 
+def check_size(height: Any, width: Any) -> tuple[int, int]:
+    """The size of an image, from a file of others. Raises SamcliError when there can be no such image."""
+    if type(height) is not int or type(width) is not int or min(height, width) < 1:
+        raise SamcliError(f"height and width are no sizes in pixels: {height!r} and {width!r}")
+    if height * width > MAX_SIZE:
+        raise SamcliError(f"an image of {width}x{height} pixels is too large; the most are {MAX_SIZE}")
+    return height, width
+
+
+def is_counts(value: Any) -> TypeGuard[str]:
+    """Whether a JSON value can be the counts of an `RLE`; pycocotools crashes on others."""
+    return isinstance(value, str) and _COUNTS.fullmatch(value) is not None
+
+
 def _fits(name: str, value: Any) -> bool:
     """Whether a JSON value can be that field of a MaskRecord."""
     match name:
@@ -247,7 +269,7 @@ def _fits(name: str, value: Any) -> bool:
                 isinstance(value, dict)
                 and value.keys() == {"size", "counts"}
                 and _are(value["size"], (int,), 2)
-                and isinstance(value["counts"], str)
+                and is_counts(value["counts"])
             )
         case "bbox" | "crop_box":
             return _are(value, (int, float), 4)

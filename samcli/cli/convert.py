@@ -19,9 +19,10 @@ from samcli.cli.prompts import STDIN
 from samcli.cli.report import Report, UsageError, hang_up, json_line, plural, say_failures, write_stdout
 from samcli.errors import SamcliError, StopError
 from samcli.formats.atomic import new_file
+from samcli.formats.files import names
 from samcli.formats.recognise import recognise
 from samcli.formats.select import Selection
-from samcli.formats.table import FORMATS, Export, Format, Item, Unreadable, Write
+from samcli.formats.table import FORMATS, Export, Format, Unreadable, Write
 from samcli.formats.trees import read_lines
 
 _KNOWN = ", ".join(FORMATS)
@@ -132,6 +133,8 @@ def convert(
         raise UsageError("--labels and --like both number the categories; choose one")
     if target.needs_photos and images is None:
         raise UsageError(f"--to {to} needs the photos; name their folder with --images")
+    if out == STDIN and from_ not in (None, "jsonl"):
+        raise UsageError(f"--from {from_} cannot be read from standard input, which is JSON Lines")
     source = _format(from_, "--from") if from_ else FORMATS["jsonl" if out == STDIN else recognise(out)]
     photos = None if images is None else PhotoFolder(images)
     if images is not None and not images.is_dir():
@@ -163,14 +166,19 @@ def convert(
     if first is None:
         raise SamcliError(f"{out} holds nothing in the format {source.name}; check the path, or give --from")
     tally: Tally[str] = Tally()
-    with report.progress(None, "image") as progress, _writing(target, place, export) as write:
-        names: set[int] = set()  # hashes of 64 bits: names would take the memory of many images
+    with (
+        report.progress(None, "image") as progress,
+        names() as came,
+        _writing(target, place, export) as write,
+    ):
         for item in chain([first], items):
             try:
                 if isinstance(item, Unreadable):
                     raise SamcliError(item.reason)
-                if source.file is not None:  # else files of their own keep names apart
-                    _check_name(item, names)
+                if not came.add(str(item.name)):
+                    raise SamcliError(
+                        f"another image is called {item.name}, too, but for its ending; rename one"
+                    )
                 record = selection.apply(item.record)
                 write(item._replace(record=record))
             except StopError:
@@ -215,7 +223,7 @@ def _place(output: Path, target: Format, source: Path, overwrite: bool) -> Path:
             raise UsageError(f"{target.name} is a folder of files; give -o a folder")
         return output
     place = output
-    if target.file is not None and (output.is_dir() or not output.suffix):
+    if target.file is not None and (output.is_dir() or not (output.suffix or output.exists())):
         place = output / target.file
     if (
         source != STDIN
@@ -246,11 +254,3 @@ def _writing(target: Format, place: Path, export: Export) -> Iterator[Write]:
     else:
         with new_file(place) as file, target.write_file(file, export) as write:
             yield write
-
-
-def _check_name(item: Item, names: set[int]) -> None:
-    """Raise SamcliError when another image came that would have the same files."""
-    name = hash(item.name)
-    if name in names:
-        raise SamcliError(f"another image is called {item.name}, too, but for its ending; rename one")
-    names.add(name)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from samcli import images
 from samcli.errors import SamcliError
+from samcli.formats.table import relative
 from samcli.images import EXTENSIONS, MAX_PIXELS
 
 
@@ -20,7 +21,7 @@ class PhotoFolder:
     root: Path
 
     def path(self, file_name: str) -> Path:
-        path = self.root / file_name
+        path = self.root / relative(file_name)
         if not path.is_file():
             raise SamcliError(f"{path} does not exist; give the folder that the photos lie in with --images")
         return path

@@ -135,7 +135,11 @@ def _put_in_place(temporary: Path, path: Path) -> None:
             return
         old = _temporary(path)
         with suppress(FileNotFoundError):  # the other process moved it first
-            strange = [inner.name for inner in path.iterdir() if inner.suffix not in (".png", ".csv")]
+            strange = [
+                inner.name
+                for inner in path.iterdir()
+                if inner.is_dir() or inner.suffix not in (".png", ".csv")
+            ]
             if strange:
                 raise SamcliError(f"cannot write {path}: it holds {min(strange)}; choose another output")
             path.rename(old)

@@ -14,16 +14,17 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
+import numpy as np
 from pycocotools import mask as coco
 
 from samcli.errors import SamcliError
-from samcli.formats.files import groups, json_items
+from samcli.formats.files import groups, json_key, json_objects
 from samcli.formats.names import image_id
 from samcli.formats.polygons import corner_polygons, polygons_rle
 from samcli.formats.select import mask_of, score_of
 from samcli.formats.table import Export, Item, Photos, Unreadable, Write, relative
-from samcli.masks import decode_rle
-from samcli.records import RLE, ImageRecord, MaskRecord
+from samcli.masks import decode_window
+from samcli.records import RLE, ImageRecord, MaskRecord, check_size, is_counts
 
 _OURS = ("predicted_iou", "stability_score", "point_coords", "crop_box", "phrase", "detector_score", "score")
 
@@ -68,7 +69,10 @@ def _annotation(mask: MaskRecord, number: int, image: int, category: int, polygo
     data = mask.to_json()
     segmentation: Any = data["segmentation"]
     if polygons:
-        segmentation = [p.ravel().tolist() for p in corner_polygons(decode_rle(mask.segmentation))]
+        # A mask without a pixel has no polygons; as RLE it can be read.
+        x, y, bits = decode_window(mask.segmentation)
+        rings = corner_polygons(bits)
+        segmentation = [np.add(ring, (x, y)).ravel().tolist() for ring in rings] or segmentation
     return {
         "id": number,
         "image_id": image,
@@ -83,17 +87,17 @@ def _annotation(mask: MaskRecord, number: int, image: int, category: int, polygo
 
 def read_coco(place: Path, photos: Photos | None) -> Iterator[Item | Unreadable]:
     """The images of an instances file in its order, with their annotations; crowds become plain masks."""
-    categories = {_key(c, "id"): str(c.get("name", "")) for c in _objects(place, "categories.item")}
+    categories = {json_key(c, "id"): str(c.get("name", "")) for c in json_objects(place, "categories.item")}
     with groups() as kept:
-        kept.add((_key(a, "image_id"), a) for a in _objects(place, "annotations.item"))
-        for image in _objects(place, "images.item"):
+        kept.add((json_key(a, "image_id"), a) for a in json_objects(place, "annotations.item"))
+        for image in json_objects(place, "images.item"):
             name = str(image.get("file_name", image.get("id")))
             try:
                 path = relative(name)
-                size = (_whole(image, "height"), _whole(image, "width"))
+                size = check_size(image.get("height"), image.get("width"))
                 masks = [
                     _mask(annotation, size, number, categories)
-                    for number, annotation in enumerate(kept.get(_key(image, "id")), start=1)
+                    for number, annotation in enumerate(kept.get(json_key(image, "id")), start=1)
                 ]
                 yield Item(path.with_suffix(""), _record(path, size, masks))
             except SamcliError as error:
@@ -101,7 +105,7 @@ def read_coco(place: Path, photos: Photos | None) -> Iterator[Item | Unreadable]
 
 
 def _mask(data: dict[str, Any], size: tuple[int, int], number: int, categories: dict[str, str]) -> MaskRecord:
-    category = _key(data, "category_id")
+    category = json_key(data, "category_id")
     segmentation = data.get("segmentation")
     if not segmentation:
         raise SamcliError(
@@ -123,7 +127,7 @@ def to_rle(segmentation: Any, size: tuple[int, int]) -> RLE:
         polygons = segmentation if segmentation and isinstance(segmentation[0], list) else [segmentation]
         try:
             return polygons_rle(polygons, size)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise SamcliError("a polygon is not a list of numbers") from error
     if not isinstance(segmentation, dict) or segmentation.get("size") != list(size):
         raise SamcliError(f"a segmentation is not of the image's size {list(size)}")
@@ -133,12 +137,12 @@ def to_rle(segmentation: Any, size: tuple[int, int]) -> RLE:
             if sum(counts) != size[0] * size[1] or min(counts) < 0:
                 raise SamcliError("the counts of an RLE do not add up to the image")
             counts = coco.frPyObjects(segmentation, *size)["counts"].decode("ascii")
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise SamcliError("the counts of an RLE are not numbers") from error
-    if not isinstance(counts, str):
-        raise SamcliError("a segmentation has no counts")
+    if not is_counts(counts):
+        raise SamcliError("a segmentation has no counts, or counts that are damaged")
     rle: RLE = {"size": list(size), "counts": counts}
-    decode_rle(rle)  # raises for counts that disagree with the size
+    decode_window(rle)  # raises for counts that disagree with the size
     return rle
 
 
@@ -176,7 +180,7 @@ def write_coco_results(file: BinaryIO, export: Export) -> Iterator[Write]:
 def read_coco_results(place: Path, photos: Photos | None) -> Iterator[Item | Unreadable]:
     """The results by image, named by image_id; what they are of only the dataset knows."""
     with groups() as kept:
-        kept.add((_key(result, "image_id"), result) for result in _objects(place, "item"))
+        kept.add((json_key(result, "image_id"), result) for result in json_objects(place, "item"))
         for key in kept.keys():  # noqa: SIM118 - not a dict
             name = str(json.loads(key))
             try:
@@ -185,7 +189,7 @@ def read_coco_results(place: Path, photos: Photos | None) -> Iterator[Item | Unr
                 size = _size(results[0])
                 masks = []
                 for number, result in enumerate(results, start=1):
-                    category = _key(result, "category_id")
+                    category = json_key(result, "category_id")
                     names = {category: f"category {result.get('category_id')}"}
                     masks.append(_mask(result, size, number, names))
                 file_name = PurePosixPath(photos.named(path)) if photos else path
@@ -197,9 +201,9 @@ def read_coco_results(place: Path, photos: Photos | None) -> Iterator[Item | Unr
 def _size(result: dict[str, Any]) -> tuple[int, int]:
     segmentation = result.get("segmentation")
     size = segmentation.get("size") if isinstance(segmentation, dict) else None
-    if not (isinstance(size, list) and len(size) == 2 and all(type(v) is int and v > 0 for v in size)):
+    if not (isinstance(size, list) and len(size) == 2):
         raise SamcliError("a result has no RLE; boxes become masks with predict --boxes")
-    return size[0], size[1]
+    return check_size(*size)
 
 
 def ids_of(place: Path) -> tuple[dict[str, int], dict[str, int]]:
@@ -207,24 +211,11 @@ def ids_of(place: Path) -> tuple[dict[str, int], dict[str, int]]:
 
     Raises SamcliError.
     """
-    images = {str(i.get("file_name")): _whole(i, "id") for i in _objects(place, "images.item")}
-    categories = {str(c.get("name")): _whole(c, "id") for c in _objects(place, "categories.item")}
+    images = {str(i.get("file_name")): _whole(i, "id") for i in json_objects(place, "images.item")}
+    categories = {str(c.get("name")): _whole(c, "id") for c in json_objects(place, "categories.item")}
     if not images:
         raise SamcliError(f"{place} lists no images; give the annotations of a COCO dataset")
     return images, categories
-
-
-def _objects(place: Path, prefix: str) -> Iterator[dict[str, Any]]:
-    for value in json_items(place, prefix):
-        if not isinstance(value, dict):
-            raise SamcliError(f"{place} is not a COCO file: {prefix.split('.')[0]} holds {value!r}")
-        yield value
-
-
-def _key(data: dict[str, Any], name: str) -> str:
-    """A number or text that things are known by."""
-    value = data.get(name)
-    return json.dumps(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
 def _whole(data: dict[str, Any], name: str) -> int:

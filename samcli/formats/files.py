@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import struct
+import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +19,16 @@ from PIL import Image
 
 from samcli.errors import SamcliError
 
+_PICTURES = ("PNG", "TIFF", "BMP", "GIF", "JPEG", "WEBP")  # Pillow's other readers may start programs
+_DAMAGED = (
+    OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, AttributeError, ArithmeticError,
+    RuntimeError, MemoryError, struct.error, zlib.error, Image.DecompressionBombError,
+)  # fmt: skip
+"""What Pillow's readers raise on damaged files."""
+
 
 def tree(place: Path, suffixes: tuple[str, ...]) -> Iterator[tuple[Path, PurePosixPath]]:
-    """The files below a folder that end so, sorted, each with its path below it, less the ending; or a file.
+    """The files below a folder that end so, in order, each with its path below it less the ending; or a file.
 
     Hidden files and folders are left out. Raises SamcliError for a place that cannot be listed.
     """
@@ -27,39 +37,51 @@ def tree(place: Path, suffixes: tuple[str, ...]) -> Iterator[tuple[Path, PurePos
             raise SamcliError(f"{place} does not exist; check the path")
         yield place, PurePosixPath(place.name).with_suffix("")
         return
-    yield from _below(place, PurePosixPath(), suffixes)
+    for folder, files, _ in walk(place):
+        for name in files:
+            if name.lower().endswith(suffixes):
+                yield place / folder / name, (folder / name).with_suffix("")
 
 
-def _below(
-    folder: Path, relative: PurePosixPath, suffixes: tuple[str, ...]
-) -> Iterator[tuple[Path, PurePosixPath]]:
-    for name, is_folder in listing(folder):
-        if is_folder:
-            yield from _below(folder / name, relative / name, suffixes)
-        elif name.lower().endswith(suffixes):
-            yield folder / name, (relative / name).with_suffix("")
+def walk(place: Path) -> Iterator[tuple[PurePosixPath, list[str], list[str]]]:
+    """A folder and those in it, at any depth: its path below `place`, and its files and folders, sorted.
+
+    Hidden ones are left out, and links that lead back up. Raises SamcliError when a folder cannot be listed.
+    """
+    above: frozenset[str] = frozenset()
+    stack = [(PurePosixPath(), above)]
+    while stack:
+        relative, above = stack.pop()
+        real = os.path.realpath(place / relative)
+        if real in above:
+            continue
+        files, folders = _listing(place / relative)
+        yield relative, files, folders
+        stack += [(relative / name, above | {real}) for name in reversed(folders)]
 
 
-def listing(folder: Path) -> list[tuple[str, bool]]:
-    """Names in a folder that are not hidden, sorted, and whether each is a folder. Raises SamcliError."""
+def _listing(folder: Path) -> tuple[list[str], list[str]]:
+    files: list[str] = []
+    folders: list[str] = []
     try:
         with os.scandir(folder) as entries:
-            return sorted((e.name, e.is_dir()) for e in entries if not e.name.startswith("."))
+            for entry in entries:
+                if not entry.name.startswith("."):
+                    (folders if entry.is_dir() else files).append(entry.name)
     except OSError as error:
         raise SamcliError(f"{folder} cannot be listed: {error.strerror}; check the path") from error
+    files.sort()
+    folders.sort()
+    return files, folders
 
 
 def folders_with(place: Path, name: str) -> Iterator[tuple[Path, PurePosixPath]]:
-    """The folders that hold a file of that name, sorted, each with its path below `place`."""
+    """The folders that hold a file of that name, in order, each with its path below `place`."""
     if not place.is_dir():
         raise SamcliError(f"{place} is not a folder; check the path")
-    stack = [PurePosixPath()]
-    while stack:
-        relative = stack.pop()
-        entries = listing(place / relative)
-        if (name, False) in entries:
-            yield place / relative, relative if relative.name else PurePosixPath(place.name)
-        stack += [relative / entry for entry, is_folder in reversed(entries) if is_folder]
+    for folder, files, _ in walk(place):
+        if name in files:
+            yield place / folder, folder if folder.name else PurePosixPath(place.name)
 
 
 def load_json(path: Path) -> Any:
@@ -90,6 +112,20 @@ def json_items(path: Path, prefix: str) -> Iterator[Any]:
         raise SamcliError(f"{path} is not whole JSON: {reason}; write or copy it again") from error
 
 
+def json_objects(path: Path, prefix: str) -> Iterator[dict[str, Any]]:
+    """`json_items` that are all objects."""
+    for value in json_items(path, prefix):
+        if not isinstance(value, dict):
+            raise SamcliError(f"{path}: {prefix} is not a JSON object: {json.dumps(value)[:40]}")
+        yield value
+
+
+def json_key(data: dict[str, Any], name: str) -> str:
+    """A member that things are known by, a number or text, as something to look them up by."""
+    value = data.get(name)
+    return json.dumps(int(value) if isinstance(value, float) and value.is_integer() else value)
+
+
 class Groups:
     """Values kept on disk under keys, for files whose order is not that of the images."""
 
@@ -114,12 +150,42 @@ class Groups:
         return (key for (key,) in rows)
 
 
+class Names:
+    """Names that came so far, kept on disk."""
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._database = database
+        database.execute("CREATE TABLE names (name BLOB PRIMARY KEY) WITHOUT ROWID")
+
+    def add(self, name: str) -> bool:
+        """Whether the name is new."""
+        try:
+            self._database.execute("INSERT INTO names VALUES (?)", (os.fsencode(name),))
+        except sqlite3.IntegrityError:
+            return False
+        return True
+
+
 @contextmanager
 def groups() -> Iterator[Groups]:
-    """Empty groups in a temporary database, which goes with the context. Raises SamcliError."""
+    """Empty groups, which go with the context. Raises SamcliError."""
+    with _database() as database:
+        yield Groups(database)
+
+
+@contextmanager
+def names() -> Iterator[Names]:
+    """No names yet; they go with the context. Raises SamcliError."""
+    with _database() as database:
+        yield Names(database)
+
+
+@contextmanager
+def _database() -> Iterator[sqlite3.Connection]:
+    """A temporary database, in a file once it is large."""
     try:
         with closing(sqlite3.connect("")) as database:
-            yield Groups(database)
+            yield database
     except sqlite3.Error as error:
         raise SamcliError(f"temporary files cannot be written: {error}; make room, or set TMPDIR") from error
 
@@ -138,13 +204,16 @@ def mask_picture(path: Path) -> NDArray[np.bool_]:
     return bits
 
 
-def open_picture(path: Path) -> Image.Image:
+def open_picture(source: Path | BinaryIO) -> Image.Image:
     """A picture, decoded, in its own mode. Raises SamcliError without its name."""
     try:
-        image = Image.open(path)
-        image.load()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's on what it makes of damaged files, and of large ones
+            image = Image.open(source, formats=_PICTURES)
+            image.load()
     except FileNotFoundError as error:
         raise SamcliError("the picture does not exist; check the path") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise SamcliError(f"the picture cannot be decoded ({error})") from error
+    except _DAMAGED as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise SamcliError(f"the picture cannot be decoded ({reason})") from error
     return image

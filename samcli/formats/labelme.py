@@ -7,7 +7,6 @@ what is inside. The record's other fields stand beside, where LabelMe keeps them
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 import json
 import math
@@ -19,18 +18,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from samcli.errors import SamcliError
 from samcli.formats.atomic import write_text
-from samcli.formats.files import load_json, tree
+from samcli.formats.files import load_json, open_picture, tree
 from samcli.formats.names import image_id
 from samcli.formats.png import encode_png
 from samcli.formats.polygons import polygons_rle
 from samcli.formats.select import category_of, mask_of
 from samcli.formats.table import Export, Item, Photos, Unreadable, Write, relative
-from samcli.masks import decode_rle, encode_rle, mask_bbox
-from samcli.records import ImageRecord, MaskRecord
+from samcli.masks import decode_rle, decode_window, encode_rle
+from samcli.records import ImageRecord, MaskRecord, check_size
 
 VERSION = "5.5.0"  # of the format: the first with masks is 5.2
 _OURS = ("id", "predicted_iou", "stability_score", "point_coords", "crop_box", "category_id", "phrase",
@@ -62,8 +60,8 @@ def write_labelme(place: Path, export: Export) -> Iterator[Write]:
 
 
 def _shape(mask: MaskRecord) -> Iterator[dict[str, Any]]:
-    bits = decode_rle(mask.segmentation)
-    x, y, width, height = mask_bbox(bits)
+    x, y, bits = decode_window(mask.segmentation)
+    height, width = bits.shape
     if not width:
         return  # LabelMe has no shape without pixels
     data = mask.to_json()
@@ -74,7 +72,7 @@ def _shape(mask: MaskRecord) -> Iterator[dict[str, Any]]:
         "description": "",
         "shape_type": "mask",
         "flags": {},
-        "mask": base64.b64encode(encode_png(bits[y : y + height, x : x + width])).decode("ascii"),
+        "mask": base64.b64encode(encode_png(bits)).decode("ascii"),
         **{key: data[key] for key in _OURS if key in data},
     }
 
@@ -90,16 +88,16 @@ def read_labelme(place: Path, photos: Photos | None) -> Iterator[Item | Unreadab
             if not isinstance(data, dict) or not isinstance(data.get("shapes"), list):
                 raise SamcliError("not a file of LabelMe")
             size = (data.get("imageHeight"), data.get("imageWidth"))
-            if not all(type(v) is int and v > 0 for v in size):
+            if None in size:
                 raise SamcliError("it lacks imageHeight and imageWidth")
-            height, width = int(size[0]), int(size[1])  # type: ignore[arg-type]
+            height, width = check_size(*size)
             image = relative(Path(str(data.get("imagePath") or name.name).replace("\\", "/")).name)
             inner = name.parent / image
             masks = tuple(_masks(data["shapes"], (height, width)))
             yield Item(name, ImageRecord(None, None, image_id(inner), width, height, str(inner), masks))
         except SamcliError as error:
             yield Unreadable(str(path), f"{path}: {error}")
-        except (LookupError, TypeError, ValueError, OSError, SyntaxError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             yield Unreadable(str(path), f"{path}: a shape is not as LabelMe writes it: {error}")
 
 
@@ -128,10 +126,7 @@ def _bits(shape: dict[str, Any], size: tuple[int, int]) -> NDArray[np.bool_] | N
         (x0, y0), (x1, y1) = points
         left, top = round(x0), round(y0)
         height, width = round(y1) - top + 1, round(x1) - left + 1
-        try:
-            inside = np.asarray(Image.open(io.BytesIO(base64.b64decode(shape["mask"]))).convert("L")) > 0
-        except (binascii.Error, OSError) as error:
-            raise SamcliError(f"a mask is no PNG: {error}") from error
+        inside = np.asarray(open_picture(io.BytesIO(base64.b64decode(shape["mask"]))).convert("L")) > 0
         fits = min(left, top) >= 0 and left + width <= size[1] and top + height <= size[0]
         if not fits or inside.shape != (height, width):
             raise SamcliError("a mask does not fit its box, or the box the image")

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ from samcli.formats.names import image_id
 from samcli.formats.select import category_of, mask_of, score_of
 from samcli.formats.table import Export, Item, Photos, Unreadable, Write, relative
 from samcli.masks import decode_rle, encode_rle
-from samcli.records import ImageRecord, MaskRecord
+from samcli.records import ImageRecord, MaskRecord, check_size
 
 FROM, TO = "tag", "image"  # the names of <BrushLabels> and <Image> in Label Studio's own templates
 SIZES = (3, 4, 8, 16)
@@ -46,7 +46,8 @@ def write_labelstudio(file: BinaryIO, export: Export) -> Iterator[Write]:
         }
         if scores:
             prediction["score"] = sum(scores) / len(scores)
-        task = {"data": {"image": export.prefix + record.file_name}, "predictions": [prediction]}
+        address = _address(export.prefix, record.file_name)
+        task = {"data": {"image": address}, "predictions": [prediction]}
         text = json.dumps(task, ensure_ascii=False, allow_nan=False)
         file.write((b"[\n " if first else b",\n ") + text.encode("utf-8", "backslashreplace"))
         first = False
@@ -98,22 +99,31 @@ def read_labelstudio(place: Path, photos: Photos | None) -> Iterator[Item | Unre
             )
         except SamcliError as error:
             yield Unreadable(name, f"{name}: {error}")
-        except (LookupError, TypeError, ValueError, AttributeError, StopIteration) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError, StopIteration) as error:
             yield Unreadable(name, f"{name} is not as Label Studio writes it: {error!r}")
+
+
+def _address(prefix: str, file_name: str) -> str:
+    """Where the photo is; its path is quoted where Label Studio, or a server, takes it for part of an URL."""
+    if "?d=" in prefix or "://" in prefix:
+        return prefix + quote(file_name, errors="surrogateescape")
+    return prefix + file_name
 
 
 def _path(address: str) -> PurePosixPath:
     """The photo's path in an address: what follows ?d= of local files, or the path below the server."""
     if "?d=" in address:
-        address = unquote(address.partition("?d=")[2])
+        address = unquote(address.partition("?d=")[2], errors="surrogateescape")
     elif "://" in address:
-        address = unquote(address.partition("://")[2].partition("/")[2].partition("?")[0])
+        address = unquote(
+            address.partition("://")[2].partition("/")[2].partition("?")[0], errors="surrogateescape"
+        )
     return relative(address.lstrip("/"))
 
 
 def _mask(region: dict[str, Any], number: int) -> MaskRecord:
     value = region["value"]
-    size = (int(region["original_height"]), int(region["original_width"]))
+    size = check_size(region["original_height"], region["original_width"])
     labels = value.get("brushlabels") or [None]
     own = str(region.get("id", ""))
     score = region.get("score")
@@ -149,7 +159,7 @@ def encode_brush(mask: NDArray[np.bool_]) -> list[int]:
 def decode_brush(rle: Sequence[int], size: tuple[int, int]) -> NDArray[np.bool_]:
     """The mask (H, W) of a brush label's bytes: where alpha is not 0. Raises SamcliError."""
     try:
-        text = "".join(f"{byte:08b}" for byte in bytes(rle))
+        text = "".join(f"{byte:08b}" for byte in bytes(list(rle)))
         total, width = int(text[:32], 2), int(text[32:37], 2) + 1
         sizes = [int(text[i : i + 4], 2) + 1 for i in range(37, 53, 4)]
         if total != 4 * size[0] * size[1]:

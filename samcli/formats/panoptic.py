@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 
 from samcli.errors import SamcliError
 from samcli.formats.atomic import new_file, write_bytes
-from samcli.formats.files import groups, json_items, open_picture
+from samcli.formats.files import groups, json_key, json_objects, open_picture
 from samcli.formats.names import image_id
 from samcli.formats.png import encode_png
 from samcli.formats.select import label_map, mask_of
 from samcli.formats.table import Categories, Export, Item, Photos, Unreadable, Write, relative
-from samcli.masks import encode_rle, mask_bbox
-from samcli.records import ImageRecord, MaskRecord
+from samcli.masks import label_rles
+from samcli.records import RLE, ImageRecord, MaskRecord
 
 _JSON = PurePosixPath("annotations/panoptic_all.json")
 _OURS = ("predicted_iou", "stability_score", "phrase", "detector_score", "score")
@@ -75,40 +75,39 @@ def write_coco_panoptic(place: Path, export: Export) -> Iterator[Write]:
 def _segments(
     masks: tuple[MaskRecord, ...], labels: NDArray[np.uint16], categories: Categories
 ) -> Iterator[dict[str, Any]]:
-    for number, mask in enumerate(masks, start=1):
-        seen = labels == number
-        area = int(seen.sum())
-        if area:
-            data = mask.to_json()
-            yield {
-                "id": number,
-                "category_id": categories.number(mask),
-                "area": area,
-                "bbox": list(mask_bbox(seen)),
-                "iscrowd": 0,
-                **{key: data[key] for key in _OURS if key in data},
-            }
+    for number, rle in label_rles(labels).items():
+        seen, mask = mask_of(rle), masks[number - 1]
+        data = mask.to_json()
+        yield {
+            "id": number,
+            "category_id": categories.number(mask),
+            "area": seen.area,
+            "bbox": list(seen.bbox),
+            "iscrowd": 0,
+            **{key: data[key] for key in _OURS if key in data},
+        }
 
 
 def read_coco_panoptic(place: Path, photos: Photos | None) -> Iterator[Item | Unreadable]:
     """The images of a panoptic file, or of a folder that holds one, with the segments of their PNGs."""
     path = _find(place) if place.is_dir() else place
-    categories = {c.get("id"): str(c.get("name")) for c in json_items(path, "categories.item")}
+    categories = {json_key(c, "id"): str(c.get("name")) for c in json_objects(path, "categories.item")}
     with groups() as kept:
-        kept.add((json.dumps(a.get("image_id")), a) for a in json_items(path, "annotations.item"))
-        for image in json_items(path, "images.item"):
+        kept.add((json_key(a, "image_id"), a) for a in json_objects(path, "annotations.item"))
+        for image in json_objects(path, "images.item"):
             name = str(image.get("file_name"))
             try:
                 inner = relative(name)
-                found = kept.get(json.dumps(image.get("id")))
+                found = kept.get(json_key(image, "id"))
                 if not found:
                     raise SamcliError("it has no annotation")
-                picture = path.with_suffix("") / str(found[0]["file_name"])
+                picture = path.with_suffix("") / relative(str(found[0]["file_name"]))
                 try:
                     labels = _from_rgb(np.asarray(open_picture(picture).convert("RGB")))
                 except SamcliError as error:
                     raise SamcliError(f"{picture}: {error}") from error
-                masks = [_mask(segment, labels, categories) for segment in found[0]["segments_info"]]
+                rles = label_rles(labels)
+                masks = [_mask(segment, rles, categories) for segment in found[0]["segments_info"]]
                 height, width = labels.shape
                 yield Item(
                     inner.with_suffix(""),
@@ -116,7 +115,7 @@ def read_coco_panoptic(place: Path, photos: Photos | None) -> Iterator[Item | Un
                 )
             except SamcliError as error:
                 yield Unreadable(name, f"{path}: image {name}: {error}")
-            except (LookupError, TypeError, ValueError) as error:
+            except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
                 yield Unreadable(name, f"{path}: image {name}: not a panoptic annotation: {error!r}")
 
 
@@ -127,16 +126,15 @@ def _find(place: Path) -> Path:
     return found[0]
 
 
-def _mask(segment: dict[str, Any], labels: NDArray[np.int64], categories: dict[Any, str]) -> MaskRecord:
+def _mask(segment: dict[str, Any], rles: dict[int, RLE], categories: dict[str, str]) -> MaskRecord:
     number = int(segment["id"])
-    bits = labels == number
-    if not bits.any():
+    if number not in rles:
         raise SamcliError(f"segment {number} is not in its picture")
     category = segment.get("category_id")
     mask = mask_of(
-        encode_rle(bits),
+        rles[number],
         id=number,
-        category=categories.get(category),
+        category=categories.get(json_key(segment, "category_id")),
         category_id=category if type(category) is int else None,
     )
     own = {key: segment[key] for key in _OURS if segment.get(key) is not None}

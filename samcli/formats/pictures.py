@@ -18,12 +18,12 @@ from PIL import Image
 
 from samcli.errors import SamcliError
 from samcli.formats.atomic import new_folder, write_bytes, write_text
-from samcli.formats.files import listing, load_json, mask_picture, open_picture, tree
+from samcli.formats.files import load_json, mask_picture, open_picture, tree, walk
 from samcli.formats.names import image_id
 from samcli.formats.png import cutout, encode_png
 from samcli.formats.select import label_map, mask_of
 from samcli.formats.table import Export, Item, Photos, Unreadable, Write
-from samcli.masks import decode_rle, encode_rle
+from samcli.masks import decode_rle, encode_rle, label_rles
 from samcli.records import ImageRecord, MaskRecord
 
 CLASSES = "classes.json"
@@ -69,6 +69,8 @@ def _write_maps(
     def write(item: Item) -> None:
         masks = item.record.annotations
         values = [categories.number(mask) for mask in masks] if export.merged else range(1, len(masks) + 1)
+        if 0 in values:
+            raise SamcliError(f"{item.name}: a category has the number 0, which is the background of a map")
         if max(values, default=0) > most:
             what = "categories" if export.merged else "masks"
             raise SamcliError(
@@ -120,12 +122,12 @@ def _read_maps(place: Path, photos: Photos | None, endings: tuple[str, ...]) -> 
             labels = np.asarray(image)
             masks = [
                 mask_of(
-                    encode_rle(labels == value),
-                    id=number if names else int(value),
+                    rle,
+                    id=number if names else value,
                     category=names.get(str(value)),
-                    category_id=int(value) if names else None,
+                    category_id=value if names else None,
                 )
-                for number, value in enumerate(np.unique(labels[labels > 0]), start=1)
+                for number, (value, rle) in enumerate(label_rles(labels).items(), start=1)
             ]
             yield Item(name, _record(name, photos, labels.shape, masks))
         except SamcliError as error:
@@ -151,13 +153,9 @@ def read_png(place: Path, photos: Photos | None) -> Iterator[Item | Unreadable]:
     """
     if not place.is_dir():
         raise SamcliError(f"{place} is not a folder; give a folder with a folder of masks for each image")
-    stack = [PurePosixPath()]
-    while stack:
-        name = stack.pop()
-        entries = listing(place / name)
-        stack += [name / entry for entry, is_folder in reversed(entries) if is_folder]
-        files = [entry for entry, is_folder in entries if not is_folder and entry.endswith(".png")]
-        if not files and (not name.name or any(is_folder for _, is_folder in entries)):
+    for name, entries, folders in walk(place):
+        files = [entry for entry in entries if entry.endswith(".png")]
+        if not files and (not name.name or folders):
             continue
         here = name if name.name else PurePosixPath(place.name)
         try:

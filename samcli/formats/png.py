@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,7 +26,11 @@ METADATA = (
 def encode_png(pixels: NDArray[np.bool_] | NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
     """PNG bytes of (H, W) bool as 0 and 255, of (H, W) uint8 or uint16, or of RGB(A) (H, W, 3 or 4) uint8."""
     buffer = io.BytesIO()
-    Image.fromarray(pixels.astype(np.uint8) * 255 if pixels.dtype == bool else pixels).save(buffer, "PNG")
+    if pixels.dtype == bool:  # runs pack masks as well as anything else, and in half the time
+        picture = Image.fromarray(pixels.astype(np.uint8) * 255)
+        picture.save(buffer, "PNG", compress_type=zlib.Z_RLE, compress_level=1)
+    else:
+        Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()
 
 

@@ -60,6 +60,9 @@ def polygons_rle(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> 
     for polygon in polygons:
         if len(polygon) < 6 or len(polygon) % 2 or not np.isfinite(polygon).all():
             raise SamcliError("a polygon is not a list of x and y of at least three points")
+        # pycocotools walks along the line step by step, in memory and in 32 bits.
+        if np.abs(polygon).max() > 4 * max(size) + 4096:
+            raise SamcliError("a polygon leads far out of its image")
     height, width = size
     merged = coco.merge(coco.frPyObjects([[float(v) for v in p] for p in polygons], height, width))
     return {"size": [height, width], "counts": merged["counts"].decode("ascii")}

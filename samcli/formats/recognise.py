@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from samcli.errors import SamcliError
-from samcli.formats.files import listing, open_picture
+from samcli.formats.files import open_picture, walk
 
 LOOKED_AT = 2000  # events of a JSON file, files of a tree; enough for what decides
 
@@ -28,14 +28,12 @@ def _folder(place: Path) -> str | None:
         return "yolo"
     if any(place.glob("annotations/panoptic_*.json")) or any(place.glob("panoptic_*.json")):
         return "coco-panoptic"
-    deep = False
     for path in islice(_files(place), LOOKED_AT):
-        deep = deep or path.parent != place
         if path.name == "metadata.csv":
             return "amg-png"
         if path.suffix in (".tif", ".tiff"):
             return "tiff"
-        if path.suffix == ".json" and not path.name.endswith(".error.json") and path.name != "classes.json":
+        if path.suffix == ".json" and not path.name.endswith(".error.json"):
             found = _file(path)
             if found in ("sa1b", "amg", "labelme"):
                 return found
@@ -46,12 +44,8 @@ def _folder(place: Path) -> str | None:
     return None
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    names = listing(folder)
-    yield from (folder / name for name, is_folder in names if not is_folder)
-    for name, is_folder in names:
-        if is_folder:
-            yield from _files(folder / name)
+def _files(place: Path) -> Iterator[Path]:
+    return (place / folder / name for folder, files, _ in walk(place) for name in files)
 
 
 def _picture(path: Path) -> str | None:
@@ -82,6 +76,7 @@ def _file(path: Path) -> str | None:
         return "coco-panoptic"
     keys: set[str] = set()
     top = ""
+    several = False  # annotations that say which image they are of
     for prefix, event, value in islice(_events(path), LOOKED_AT):
         if not top:
             top = event
@@ -89,6 +84,7 @@ def _file(path: Path) -> str | None:
             keys.add(value)
         if event == "map_key" and prefix == "annotations.item" and value == "segments_info":
             return "coco-panoptic"
+        several |= event == "map_key" and prefix == "annotations.item" and value == "image_id"
         if top == "start_map" and "samcli" in keys:
             return "sa1b"
     if top == "start_map":
@@ -96,7 +92,7 @@ def _file(path: Path) -> str | None:
             return "labelme"
         if "image" in keys:
             return "sa1b"
-        return "coco" if keys & {"images", "categories", "licenses"} else None
+        return "coco" if several or keys & {"images", "categories", "licenses"} else None
     if "data" in keys:
         return "labelstudio"
     if "image_id" in keys:

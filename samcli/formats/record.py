@@ -45,7 +45,7 @@ def read_record(path: Path) -> ImageRecord:
         raise SamcliError(f"{path} does not exist; check the path") from None
     except OSError as error:
         raise SamcliError(f"{path} cannot be read: {error.strerror}; check the path") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SamcliError(
             f"{path} is not a samcli record: {error}; write it again with --overwrite"
         ) from error
@@ -115,7 +115,7 @@ def read_error(path: Path) -> Head | None:
     try:
         data = json.loads(path.read_bytes())
         return _head(data, data["error"])
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
 
 

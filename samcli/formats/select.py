@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco
 
 from samcli.errors import SamcliError
-from samcli.masks import Area, decode_rle, encode_rle, rle_area
+from samcli.masks import Area, decode_rle, decode_window, encode_rle, rle_area
 from samcli.records import RLE, ImageRecord, MaskRecord
 
 UNNAMED = "object"
@@ -93,7 +93,8 @@ def label_map(
         )
     labels = np.zeros(size, np.uint16)
     for i in stacked(masks, policy):
-        labels[decode_rle(masks[i].segmentation)] = values[i]
+        x, y, bits = decode_window(masks[i].segmentation)
+        labels[y : y + bits.shape[0], x : x + bits.shape[1]][bits] = values[i]
     return labels
 
 

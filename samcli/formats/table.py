@@ -6,6 +6,7 @@ overlap, `Export.flatten` says which lies on top.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -93,6 +94,7 @@ class Export:
     image_ids: Mapping[str, int] | None = None
     category_ids: Mapping[str, int] | None = None
     prefix: str = ""
+    _given: dict[int, str] = field(default_factory=dict, init=False, repr=False)
 
     def categories(self) -> Categories:
         """The numbers of categories to begin with."""
@@ -109,6 +111,8 @@ class Export:
             known = self.image_ids.get(PurePosixPath(file_name).name)
         if known is None:
             raise SamcliError(f"{file_name} is not among the images of --like")
+        if self._given.setdefault(known, file_name) != file_name:
+            raise SamcliError(f"{file_name} has the number {known} in --like, as {self._given[known]} has")
         return known
 
 
@@ -187,4 +191,8 @@ def relative(file_name: str) -> PurePosixPath:
     path = PurePosixPath(file_name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or not path.name or "\0" in file_name:
         raise SamcliError(f"{file_name!r} is no path below a folder; name photos relative to theirs")
+    try:
+        os.fsencode(file_name)
+    except UnicodeEncodeError as error:
+        raise SamcliError(f"{file_name!r} is no name that a file can have; rename the photo") from error
     return path

@@ -19,7 +19,7 @@ from samcli.formats.atomic import write_text
 from samcli.formats.files import folders_with, load_json, mask_picture, tree
 from samcli.formats.names import image_id
 from samcli.formats.png import write_masks_folder
-from samcli.formats.record import read_record, record_text
+from samcli.formats.record import read_error, read_record, record_text
 from samcli.formats.select import mask_of
 from samcli.formats.table import Export, Item, Photos, Unreadable, Write, relative
 from samcli.masks import encode_rle
@@ -31,7 +31,7 @@ _AMG = ("predicted_iou", "point_coords", "stability_score", "crop_box")
 def read_sa1b(place: Path, photos: Photos | None) -> Iterator[Item | Unreadable]:
     """The records below a folder, or of one file; notes of failure (.error.json) are none."""
     for path, name in tree(place, (".json",)):
-        if name.name.endswith(".error"):
+        if name.name.endswith(".error") and read_error(path):
             continue
         try:
             yield Item(name, read_record(path))
@@ -179,8 +179,8 @@ def read_amg_png(place: Path, photos: Photos | None) -> Iterator[Item | Unreadab
                 rows = list(csv.DictReader(file))
             masks = []
             for row in rows:
-                bits = mask_picture(folder / f"{row['id']}.png")
-                mask = mask_of(encode_rle(bits), id=int(row["id"]) + 1)
+                number = int(row["id"])
+                mask = mask_of(encode_rle(mask_picture(folder / f"{number}.png")), id=number + 1)
                 masks.append(MaskRecord.from_json({**mask.to_json(), **_from_row(row)}))
         except (OSError, KeyError, ValueError, csv.Error) as error:
             yield Unreadable(str(folder), f"{folder}: not what amg.py writes: {error}")

@@ -8,7 +8,6 @@ of a pixel from the pixel's corner: both ways give the mask that was written.
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ from samcli.formats.names import image_id
 from samcli.formats.polygons import fill_contours, pixel_contour
 from samcli.formats.select import category_of, mask_of
 from samcli.formats.table import Export, Item, Photos, Unreadable, Write
-from samcli.masks import decode_rle, encode_rle
+from samcli.masks import decode_window, encode_rle
 from samcli.records import ImageRecord, MaskRecord
 
 QUARTER = 0.25
@@ -34,6 +33,8 @@ QUARTER = 0.25
 @contextmanager
 def write_yolo(place: Path, export: Export) -> Iterator[Write]:
     """Labels, and at the end data.yaml. Photos that are known are linked into images/, or copied."""
+    import yaml  # only some commands need it
+
     names = {name: i for i, name in enumerate(export.labels)}
     if export.category_ids is not None:
         by_number = sorted(export.category_ids, key=lambda name: export.category_ids[name])  # type: ignore[index]
@@ -43,10 +44,11 @@ def write_yolo(place: Path, export: Export) -> Iterator[Write]:
         record = item.record
         lines = []
         for mask in record.annotations:
-            contour = pixel_contour(decode_rle(mask.segmentation))
+            x, y, bits = decode_window(mask.segmentation)
+            contour = pixel_contour(bits)
             if len(contour):
                 number = names.setdefault(category_of(mask), len(names))
-                places = (contour + QUARTER) / (record.width, record.height)
+                places = np.add(contour, (x + QUARTER, y + QUARTER)) / (record.width, record.height)
                 lines.append(f"{number} " + " ".join(f"{v:.7f}" for v in places.ravel()) + "\n")
         if export.photos:
             photo = export.photos.path(record.file_name)
@@ -54,16 +56,19 @@ def write_yolo(place: Path, export: Export) -> Iterator[Write]:
         write_text(place / "labels" / f"{item.name}.txt", "".join(lines))
 
     yield write
-    # JSON's strings are YAML's, too.
-    classes = "".join(f"  {i}: {json.dumps(name, ensure_ascii=False)}\n" for name, i in names.items())
-    path = json.dumps(str(place.resolve()), ensure_ascii=False)
-    write_text(
-        place / "data.yaml",
-        f"path: {path}\ntrain: images\nval: images\nnames:" + (f"\n{classes}" if classes else " {}\n"),
-    )
+    data = {
+        "path": str(place.resolve()),
+        "train": "images",
+        "val": "images",
+        "names": {i: name for name, i in names.items()},
+    }
+    text = yaml.safe_dump(data, allow_unicode=True, sort_keys=False, width=10**6)
+    write_text(place / "data.yaml", text)
 
 
 def _link(photo: Path, target: Path) -> None:
+    if target.exists() and target.samefile(photo):
+        return
     target.parent.mkdir(parents=True, exist_ok=True)
     with suppress(FileNotFoundError):
         target.unlink()
@@ -110,7 +115,7 @@ def _mask(line: str, number: int, size: tuple[int, int], names: dict[int, str], 
         index, values = int(fields[0]), [float(field) for field in fields[1:]]
     except ValueError:
         index, values = -1, []
-    if index < 0 or not np.isfinite(values).all() or len(values) < 4:
+    if index < 0 or not np.isfinite(values).all() or len(values) < 4 or np.abs(values).max() > 4:
         raise SamcliError(f"line {number} is not a class and numbers")
     if len(values) in (4, 5):
         raise SamcliError(f"line {number} is a box; boxes become masks with predict --boxes")
@@ -135,7 +140,7 @@ def class_names(place: Path) -> dict[int, str]:
 
 
 def _names(text: str, path: Path) -> dict[int, str]:
-    import yaml  # only here
+    import yaml  # only some commands need it
 
     try:
         data: Any = yaml.safe_load(text)
