@@ -13,6 +13,7 @@ from samcli.cli.prompts import Request
 from samcli.cli.report import Report, plural
 from samcli.formats.boxes import Detections, read_boxes
 from samcli.formats.class_names import Labels, read_labels
+from samcli.formats.coco import ids_of
 from samcli.images import ImageFile
 
 
@@ -43,11 +44,27 @@ class BoxJobs:
 
 
 def box_jobs(
-    report: Report, file: Path, inputs: Inputs, labels: str | None, min_score: float | None, *, lines: bool
+    report: Report,
+    file: Path,
+    inputs: Inputs,
+    labels: str | None,
+    like: Path | None,
+    min_score: float | None,
+    *,
+    lines: bool,
 ) -> BoxJobs:
-    """Read the boxes in `file` and find their images; says what is left out. Raises SamcliError."""
+    """Read the boxes in `file` and find their images; says what is left out. Raises SamcliError.
+
+    like: a COCO dataset whose numbers of images and categories the boxes have.
+    """
     single = inputs.alone
-    boxes = read_boxes(file, min_score=min_score, labels=_names(labels), image=single)
+    names = _names(labels)
+    if like is not None:
+        image_ids, category_ids = ids_of(like)
+        names = Labels(str(like), ids={number: name for name, number in category_ids.items()})
+    boxes = read_boxes(file, min_score=min_score, labels=names, image=single)
+    if like is not None:
+        boxes.of_dataset(image_ids)
     missing = boxes.match(image.relative for image in replace(inputs, shard=None))
     if missing.boxes:
         report.note(

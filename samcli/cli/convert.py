@@ -89,15 +89,7 @@ def convert(
         typer.Option("--tight", help="cutout: pictures of the size of the masks.", rich_help_panel="Formats"),
     ] = False,
     labels: options.Labels = None,
-    like: Annotated[
-        Path | None,
-        typer.Option(
-            "--like",
-            metavar="FILE",
-            help="A COCO dataset whose numbers of images and categories to use.",
-            rich_help_panel="Formats",
-        ),
-    ] = None,
+    like: options.Like = None,
     image_prefix: Annotated[
         str,
         typer.Option(

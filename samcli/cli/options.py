@@ -181,6 +181,14 @@ Labels = Annotated[
         help="Names of the categories in their order, or a file with one on each line.",
     ),
 ]
+Like = Annotated[
+    Path | None,
+    typer.Option(
+        "--like",
+        metavar="FILE",
+        help="A COCO dataset (instances) that numbers the images and categories.",
+    ),
+]
 Embeddings = Annotated[
     Path | None,
     typer.Option("--embeddings", metavar="DIR", help="Use the embeddings that `samcli embed -o DIR` wrote."),

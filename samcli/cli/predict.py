@@ -77,6 +77,7 @@ def predict(
         ),
     ] = None,
     labels: options.Labels = None,
+    like: options.Like = None,
     include: options.Include = [],  # noqa: B006
     exclude: options.Exclude = [],  # noqa: B006
     every: Annotated[
@@ -128,10 +129,12 @@ def predict(
             raise UsageError("--boxes goes without --point, --box, --mask, --prompts and --logits")
         if image is None or image == STDIN:
             raise UsageError("--boxes needs an image, or a folder of images, by name")
+        if labels is not None and like is not None:
+            raise UsageError("--labels and --like both name the categories; choose one")
         if min_score is not None and not math.isfinite(min_score):
             raise UsageError(f"--min-score {min_score} is not a finite number")
-    elif min_score is not None or labels is not None or include or exclude:
-        raise UsageError("--min-score, --labels, --include and --exclude go with --boxes")
+    elif min_score is not None or labels is not None or like is not None or include or exclude:
+        raise UsageError("--min-score, --labels, --like, --include and --exclude go with --boxes")
     if sys.stdin.isatty() and (prompts == "-" or image == STDIN or not (image or prompts)):
         raise UsageError(TERMINAL)
     requests: Iterable[Request] = []
@@ -165,7 +168,7 @@ def predict(
             chosen=Chosen(tuple(include), tuple(exclude)),
             shard=part,
         )
-        jobs = box_jobs(report, boxes, inputs, labels, min_score, lines=where.has_lines)
+        jobs = box_jobs(report, boxes, inputs, labels, like, min_score, lines=where.has_lines)
         alone = jobs.alone
     else:
         # In a list each prompt fails alone where it has a line; elsewhere an image stands as a whole.

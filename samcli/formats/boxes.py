@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -131,6 +131,10 @@ class Detections:
             new[number] = renamed.setdefault(names.get(name, name), len(renamed))
         self._source = array("q", new[np.asarray(self._source)].tobytes())
         self.sources = renamed
+
+    def of_dataset(self, numbers: Mapping[str, int]) -> None:
+        """Call images by the file names of a dataset, given its numbers by file name."""
+        self.rename({number: _plain(name) for name, number in numbers.items()})
 
     def name(self, labels: Labels | None) -> None:
         """Give the categories their names. Raises SamcliError for one that has none."""

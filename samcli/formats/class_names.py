@@ -103,9 +103,6 @@ def _categories(json: JsonStream) -> dict[int, str]:
             for category in values if isinstance(values, list) else ():
                 if isinstance(category, dict) and type(category.get("id")) is int:
                     found[category["id"]] = str(category.get("name", ""))
-        elif json.peek() == "[":
-            for _ in json.elements():
-                pass
         else:
-            json.value()
+            json.skip()
     return found

@@ -87,10 +87,10 @@ def _annotation(mask: MaskRecord, number: int, image: int, category: int, polygo
 
 def read_coco(place: Path, photos: Photos | None) -> Iterator[Item | Unreadable]:
     """The images of an instances file in its order, with their annotations; crowds become plain masks."""
-    categories = {json_key(c, "id"): str(c.get("name", "")) for c in json_objects(place, "categories.item")}
+    categories = {json_key(c, "id"): str(c.get("name", "")) for c in json_objects(place, "categories")}
     with groups() as kept:
-        kept.add((json_key(a, "image_id"), a) for a in json_objects(place, "annotations.item"))
-        for image in json_objects(place, "images.item"):
+        kept.add((json_key(a, "image_id"), a) for a in json_objects(place, "annotations"))
+        for image in json_objects(place, "images"):
             name = str(image.get("file_name", image.get("id")))
             try:
                 path = relative(name)
@@ -180,7 +180,7 @@ def write_coco_results(file: BinaryIO, export: Export) -> Iterator[Write]:
 def read_coco_results(place: Path, photos: Photos | None) -> Iterator[Item | Unreadable]:
     """The results by image, named by image_id; what they are of only the dataset knows."""
     with groups() as kept:
-        kept.add((json_key(result, "image_id"), result) for result in json_objects(place, "item"))
+        kept.add((json_key(result, "image_id"), result) for result in json_objects(place))
         for key in kept.keys():  # noqa: SIM118 - not a dict
             name = str(json.loads(key))
             try:
@@ -211,8 +211,8 @@ def ids_of(place: Path) -> tuple[dict[str, int], dict[str, int]]:
 
     Raises SamcliError.
     """
-    images = {str(i.get("file_name")): _whole(i, "id") for i in json_objects(place, "images.item")}
-    categories = {str(c.get("name")): _whole(c, "id") for c in json_objects(place, "categories.item")}
+    images = {str(i.get("file_name")): _whole(i, "id") for i in json_objects(place, "images")}
+    categories = {str(c.get("name")): _whole(c, "id") for c in json_objects(place, "categories")}
     if not images:
         raise SamcliError(f"{place} lists no images; give the annotations of a COCO dataset")
     return images, categories

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from samcli.errors import SamcliError
+from samcli.formats.json_stream import JsonStream
 
 _PICTURES = ("PNG", "TIFF", "BMP", "GIF", "JPEG", "WEBP")  # Pillow's other readers may start programs
 _DAMAGED = (
@@ -94,29 +95,35 @@ def load_json(path: Path) -> Any:
         raise SamcliError(f"not JSON: {error}") from error
 
 
-def json_items(path: Path, prefix: str) -> Iterator[Any]:
-    """The members of a list within a JSON file of any size, one by one; none when there is no such list.
+def json_items(path: Path, name: str = "") -> Iterator[Any]:
+    """The elements of a JSON file's list, or of that list of its object, one by one; none without one.
 
-    prefix: where, as ijson says it: "annotations.item", or "item" for the file's own list.
-    Raises SamcliError, naming the file.
+    The file may be of any size. Raises SamcliError, naming it.
     """
-    import ijson  # only some commands read such files
-
     try:
-        with path.open("rb") as file:
-            yield from ijson.items(file, prefix, use_float=True)
+        with path.open(encoding="utf-8-sig") as file:
+            stream = JsonStream(file)
+            if not name and stream.peek() == "[":
+                yield from stream.elements()
+            elif name and stream.peek() == "{":
+                for key in stream.members():
+                    if key == name and stream.peek() == "[":
+                        yield from stream.elements()
+                    else:
+                        stream.skip()
     except OSError as error:
         raise SamcliError(f"{path} cannot be read: {error.strerror}; check the path") from error
-    except (ijson.JSONError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
+    except (ValueError, RecursionError) as error:
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else " ".join(str(error).split())
         raise SamcliError(f"{path} is not whole JSON: {reason}; write or copy it again") from error
 
 
-def json_objects(path: Path, prefix: str) -> Iterator[dict[str, Any]]:
+def json_objects(path: Path, name: str = "") -> Iterator[dict[str, Any]]:
     """`json_items` that are all objects."""
-    for value in json_items(path, prefix):
+    for value in json_items(path, name):
         if not isinstance(value, dict):
-            raise SamcliError(f"{path}: {prefix} is not a JSON object: {json.dumps(value)[:40]}")
+            what = f"an element of {name}" if name else "an element"
+            raise SamcliError(f"{path}: {what} is not a JSON object: {json.dumps(value)[:40]}")
         yield value
 
 

@@ -1,7 +1,7 @@
-"""JSON text decoded a value at a time, so that a list of any length takes little memory.
+"""JSON text decoded a value at a time by Python's own decoder: a list of any length takes little memory.
 
-For files of which one should know which value is damaged. ijson does not say it, stops at the NaN that
-Python writes, and takes all memory there is for deep nesting.
+ijson would do the same, but it stops at the NaN that Python writes, does not say which value is damaged, and
+takes all the memory there is for lists nested deeply.
 """
 
 from __future__ import annotations
@@ -49,6 +49,14 @@ class JsonStream:
                 if whole or not self._more():
                     self._at = end
                     return value
+
+    def skip(self) -> None:
+        """Pass over the next value; of a list, an element at a time."""
+        if self.peek() == "[":
+            for _ in self.elements():
+                pass
+        else:
+            self.value()
 
     def elements(self) -> Iterator[Any]:
         """The elements of the list that is next."""

@@ -79,7 +79,7 @@ def _region(mask: MaskRecord, number: int, record: ImageRecord) -> dict[str, Any
 
 def read_labelstudio(place: Path, photos: Photos | None) -> Iterator[Item | Unreadable]:
     """Tasks with the brush labels of their first annotation, or else of their first prediction."""
-    for number, task in enumerate(json_items(place, "item"), start=1):
+    for number, task in enumerate(json_items(place), start=1):
         name = f"task {number} of {place}"
         try:
             address = str(next(iter(task["data"].values())))

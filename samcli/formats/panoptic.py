@@ -91,10 +91,10 @@ def _segments(
 def read_coco_panoptic(place: Path, photos: Photos | None) -> Iterator[Item | Unreadable]:
     """The images of a panoptic file, or of a folder that holds one, with the segments of their PNGs."""
     path = _find(place) if place.is_dir() else place
-    categories = {json_key(c, "id"): str(c.get("name")) for c in json_objects(path, "categories.item")}
+    categories = {json_key(c, "id"): str(c.get("name")) for c in json_objects(path, "categories")}
     with groups() as kept:
-        kept.add((json_key(a, "image_id"), a) for a in json_objects(path, "annotations.item"))
-        for image in json_objects(path, "images.item"):
+        kept.add((json_key(a, "image_id"), a) for a in json_objects(path, "annotations"))
+        for image in json_objects(path, "images"):
             name = str(image.get("file_name"))
             try:
                 inner = relative(name)

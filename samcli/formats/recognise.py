@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from samcli.errors import SamcliError
 from samcli.formats.files import open_picture, walk
+from samcli.formats.json_stream import JsonStream
 
-LOOKED_AT = 2000  # events of a JSON file, files of a tree; enough for what decides
+LOOKED_AT = 2000  # files of a tree
+_DECIDING = {"samcli": "sa1b", "shapes": "labelme"}
 
 
 def recognise(place: Path) -> str:
@@ -74,39 +75,35 @@ def _file(path: Path) -> str | None:
         )
     if path.name.startswith("panoptic_"):
         return "coco-panoptic"
-    keys: set[str] = set()
-    top = ""
-    several = False  # annotations that say which image they are of
-    for prefix, event, value in islice(_events(path), LOOKED_AT):
-        if not top:
-            top = event
-        if event == "map_key" and (prefix == "" if top == "start_map" else prefix == "item"):
-            keys.add(value)
-        if event == "map_key" and prefix == "annotations.item" and value == "segments_info":
-            return "coco-panoptic"
-        several |= event == "map_key" and prefix == "annotations.item" and value == "image_id"
-        if top == "start_map" and "samcli" in keys:
-            return "sa1b"
-    if top == "start_map":
-        if "shapes" in keys:
-            return "labelme"
-        if "image" in keys:
-            return "sa1b"
-        return "coco" if several or keys & {"images", "categories", "licenses"} else None
-    if "data" in keys:
-        return "labelstudio"
-    if "image_id" in keys:
-        return "coco-results"
-    return "amg" if top == "start_array" and (not keys or "segmentation" in keys) else None
-
-
-def _events(path: Path) -> Iterator[tuple[str, str, Any]]:
-    import ijson  # only some commands read such files
-
     try:
-        with path.open("rb") as file:
-            yield from ijson.parse(file, use_float=True)
+        with path.open(encoding="utf-8-sig") as file:
+            return _json(JsonStream(file))
     except OSError as error:
         raise SamcliError(f"{path} cannot be read: {error.strerror}; check the path") from error
-    except (ijson.JSONError, UnicodeDecodeError):
-        return
+    except (ValueError, RecursionError):
+        return None
+
+
+def _json(stream: JsonStream) -> str | None:
+    start = stream.peek()
+    if start == "[":
+        first = next(stream.elements(), {"segmentation": None})  # an image without masks
+        kinds = {"data": "labelstudio", "image_id": "coco-results", "segmentation": "amg"}
+        return next((kind for key, kind in kinds.items() if isinstance(first, dict) and key in first), None)
+    keys: set[str] = set()
+    for key in stream.members():
+        keys.add(key)
+        if key in _DECIDING:
+            return _DECIDING[key]
+        if key == "annotations" and stream.peek() == "[":
+            elements = stream.elements()
+            first = next(elements, None)
+            if isinstance(first, dict):
+                return (
+                    "coco-panoptic" if "segments_info" in first else "coco" if "image_id" in first else "sa1b"
+                )
+            for _ in elements:
+                pass
+        else:
+            stream.skip()
+    return "coco" if keys & {"images", "categories", "licenses"} else "sa1b" if "image" in keys else None

@@ -13,12 +13,12 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 
 from samcli.errors import SamcliError
 from samcli.formats.atomic import new_file, write_text
+from samcli.formats.class_names import beside
 from samcli.formats.files import tree
 from samcli.formats.names import image_id
 from samcli.formats.polygons import fill_contours, pixel_contour
@@ -86,8 +86,9 @@ def read_yolo(place: Path, photos: Photos | None) -> Iterator[Item | Unreadable]
     if not place.is_dir():
         raise SamcliError(f"{place} is not a folder; give the folder that holds data.yaml and labels/")
     assert photos is not None
-    names = class_names(place)
     labels = place / "labels" if (place / "labels").is_dir() else place
+    known = beside(labels)
+    names = known.from_id(0) if known else {}
     for path, name in tree(labels, (".txt",)):
         if path.name == "classes.txt":
             continue
@@ -126,27 +127,3 @@ def _mask(line: str, number: int, size: tuple[int, int], names: dict[int, str], 
     return mask_of(
         encode_rle(bits), id=own, category=names.get(index, f"class {index}"), category_id=index + 1
     )
-
-
-def class_names(place: Path) -> dict[int, str]:
-    """What data.yaml, or classes.txt, calls the classes; nothing without either. Raises SamcliError."""
-    with suppress(FileNotFoundError):
-        text = (place / "data.yaml").read_text(encoding="utf-8")
-        return _names(text, place / "data.yaml")
-    with suppress(FileNotFoundError):
-        lines = (place / "classes.txt").read_text(encoding="utf-8").splitlines()
-        return {i: line.strip() for i, line in enumerate(lines) if line.strip()}
-    return {}
-
-
-def _names(text: str, path: Path) -> dict[int, str]:
-    import yaml  # only some commands need it
-
-    try:
-        data: Any = yaml.safe_load(text)
-        names = data["names"] if isinstance(data, dict) else {}
-        pairs = names.items() if isinstance(names, dict) else enumerate(names)
-        return {int(index): str(name) for index, name in pairs}
-    except (yaml.YAMLError, LookupError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise SamcliError(f"{path} does not name the classes: {reason}") from error

@@ -568,7 +568,7 @@ def test_boxes_need_an_image_by_name(predict: Samcli) -> None:
     line = "error: --boxes needs an image, or a folder of images, by name\n"
     assert predict("--boxes", "r.json") == (2, "", line)
     assert predict("-", "--boxes", "r.json", terminal=True) == (2, "", line)
-    line = "error: --min-score, --labels, --include and --exclude go with --boxes\n"
+    line = "error: --min-score, --labels, --like, --include and --exclude go with --boxes\n"
     for option in (["--min-score", "1"], ["--labels", "a"], ["--include", "*"], ["--exclude", "*"]):
         assert predict("photos/7.png", "--point", "1,1", *option) == (2, "", line)
 
@@ -720,3 +720,25 @@ def test_boxes_find_the_things(samcli: Samcli, photos: Path, pixels: np.ndarray)
     for mask, colour in zip(masks("out/7.json"), ([220, 60, 40], [40, 160, 60]), strict=True):
         bits, thing = coco.decode(mask.segmentation) > 0, (large == colour).all(2)
         assert (bits & thing).sum() / (bits | thing).sum() > 0.9
+
+
+def test_the_numbers_of_a_dataset(predict: Samcli) -> None:
+    """Results say 1 and 2 where the dataset has files; a file whose name is a number does not matter."""
+    dataset = {
+        "images": [{"id": 1, "file_name": "mug.png"}, {"id": 7, "file_name": "sub/möwe.png"}],
+        "annotations": [],
+        "categories": [{"id": 3, "name": "bird"}],
+    }
+    write("d.json", dataset)
+    write("r.json", [result(7, [1, 1, 20, 20], 3), result(1, [2, 2, 30, 30], 3), result(9, [2, 2, 3, 3], 3)])
+    code, out, err = predict("photos", "--boxes", "r.json", "--like", "d.json")
+    told = [json.loads(line) for line in out.splitlines()]
+    assert [(line["image"], line["masks"][0]["category"]) for line in told] == [
+        ("photos/mug.png", "bird"),
+        ("photos/sub/möwe.png", "bird"),
+    ]
+    assert (code, err) == (0, "note: 1 box of 1 image that is not here left out, the first of 9\n")
+    both = predict("photos", "--boxes", "r.json", "--like", "d.json", "--labels", "a")
+    assert both == (2, "", "error: --labels and --like both name the categories; choose one\n")
+    alone = predict("photos/7.png", "--like", "d.json", "--point", "3,3")
+    assert alone.code == 2
