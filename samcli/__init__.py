@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from samcli.automask import AutomaskConfig
 from samcli.automask import generate as automask
+from samcli.cutout import Cutout, CutoutConfig, cutout
 from samcli.errors import SamcliError, SamcliNote
 from samcli.records import Box, ImageRecord, MaskRecord, Prompt
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = [
     "AutomaskConfig",
     "Box",
+    "Cutout",
+    "CutoutConfig",
     "Embedding",
     "ImageRecord",
     "MaskRecord",
@@ -36,6 +39,7 @@ __all__ = [
     "SamcliNote",
     "__version__",
     "automask",
+    "cutout",
     "load",
     "load_embedding",
     "save_embedding",

@@ -64,7 +64,7 @@ _DAMAGED = (
 
 # Pictures that samcli itself writes beside the records (samcli.formats.names): not inputs when a run's output
 # folder is the folder it reads.
-OUTPUT_SUFFIXES = (".overlay.jpg", ".overlay.png", ".labelmap.png")
+OUTPUT_SUFFIXES = (".overlay.jpg", ".overlay.png", ".labelmap.png", ".cutout.png")
 OUTPUT_FOLDERS = (".masks", ".cutout")
 
 Pixel = TypeVar("Pixel", bound=np.generic)

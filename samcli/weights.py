@@ -29,9 +29,11 @@ from samcli.errors import SamcliError, SamcliNote, WeightsError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from samcli.models.salient import SalientHead
     from samcli.models.sam import Sam
 
 DEFAULT_MODEL = "tiny"
+SALIENT_FILE = "salient.safetensors"  # in the package, beside the embedded model
 SUFFIXES = (".pth", ".pt", ".safetensors")
 
 TRIES = 4  # requests in a row to one source without a new byte before it is given up
@@ -751,6 +753,56 @@ def load_sam(model: str | Path = DEFAULT_MODEL) -> LoadedSam:
     sam.load_state_dict(state, assign=True)
     spec = target if isinstance(target, ModelSpec) else _spec_of_file(file, digest, architecture)
     return LoadedSam(sam.eval(), spec, digest)
+
+
+class LoadedHead(NamedTuple):
+    """The salient head (evaluation mode, CPU, fp32) and the sha256 of its file."""
+
+    head: SalientHead
+    sha256: str
+
+
+def load_salient(weights_sha256: str) -> LoadedHead:
+    """Load the salient head that ships beside the embedded model.
+
+    weights_sha256: of the model whose features it will see. Raises WeightsError when the head is missing,
+    damaged, or was trained over other weights.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    from samcli.models.salient import SalientHead
+
+    file, sha256 = _salient_file(), salient_sha256()
+    try:
+        with safe_open(file, framework="pt") as stored:
+            metadata = stored.metadata() or {}
+            state = {name: stored.get_tensor(name).float() for name in stored.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise WeightsError(f"{file} is damaged ({_why(error)}); reinstall samcli") from error
+    of = metadata.get("weights_sha256", "unknown weights")
+    if of != weights_sha256:
+        raise WeightsError(
+            f"{file} was trained over {of}, but {DEFAULT_MODEL} is {weights_sha256}; reinstall samcli"
+        )
+    head = SalientHead()
+    try:
+        _check_fit(file, "the salient head", head.state_dict(), state)
+    except SamcliError as error:
+        raise WeightsError(f"{error}; reinstall samcli") from error
+    head.load_state_dict(state)
+    return LoadedHead(head.eval(), sha256)
+
+
+def salient_sha256() -> str:
+    """sha256 of the salient head's file. Raises WeightsError when it is missing."""
+    return sha256_of(_salient_file())
+
+
+def _salient_file() -> Path:
+    file = Path(__file__).parent / "data" / SALIENT_FILE
+    if not file.is_file():
+        raise WeightsError(f"{file.name} is missing from this installation; reinstall samcli")
+    return file
 
 
 def _hash_given(file: Path) -> str:

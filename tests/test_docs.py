@@ -94,7 +94,18 @@ def test_links_lead_somewhere(document: Path) -> None:
     assert not missing
 
 
-OTHERS = {"--array", "--gres", "--cpus-per-task", "--time", "--signal", "--no-deps", "--turns", "--size"}
+OTHERS = {
+    "--array",
+    "--gres",
+    "--cpus-per-task",
+    "--time",
+    "--signal",
+    "--no-deps",
+    "--turns",
+    "--size",
+    "--without",
+    "--second",
+}
 """Options of other programs that the documents use."""
 
 

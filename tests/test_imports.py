@@ -17,7 +17,7 @@ PACKAGE = Path(samcli.__file__).parent
 CHAIN = (
     {"__main__"},
     {"cli"},
-    {"annotate", "automask", "batch", "train", "evaluate", "export", "review"},
+    {"annotate", "automask", "batch", "cutout", "train", "evaluate", "export", "review"},
     {"predictor", "ground"},
     {"weights"},
     {"models"},

@@ -17,6 +17,7 @@ from samcli.batch import describe
 from samcli.cli import report
 from samcli.cli.automask import automask
 from samcli.cli.convert import convert
+from samcli.cli.cutout import cutout
 from samcli.cli.embed import embed
 from samcli.cli.models import app as models
 from samcli.cli.predict import predict
@@ -52,6 +53,7 @@ def samcli(
 
 app.command()(predict)
 app.command()(automask)
+app.command()(cutout)
 app.command()(embed)
 app.command()(status)
 app.command()(convert)

@@ -281,7 +281,7 @@ class _Sink(FolderSink[ImageFile, _Result]):
         return self.made_by
 
     def others(self, paths: OutputPaths) -> tuple[Path, ...]:
-        return (paths.masks, paths.labelmap, paths.overlay, paths.cutout)
+        return (paths.masks, paths.labelmap, paths.overlay, paths.cutout, paths.cutout_png)
 
     def store(self, paths: OutputPaths, item: ImageFile, result: _Result) -> dict[str, int]:
         self.pictures.write(paths, self.pictures.wanted(paths), result.record, result.pixels)

@@ -214,7 +214,7 @@ class Folder(FolderSink[Job, Answered]):
         return self.asked.run(item)
 
     def others(self, paths: OutputPaths) -> tuple[Path, ...]:
-        return (paths.masks, paths.labelmap, paths.overlay, paths.cutout)
+        return (paths.masks, paths.labelmap, paths.overlay, paths.cutout, paths.cutout_png)
 
     def done(self, item: Job, room: Room) -> bool:
         if self.asked.logits:  # they are not kept beside the record

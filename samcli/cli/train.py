@@ -1,8 +1,9 @@
-"""`samcli train`: the embedded model from COCO-format data."""
+"""`samcli train`: the embedded model, or the salient head of `cutout`, from COCO-format data."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -21,10 +22,19 @@ def train(
         typer.Option("--data", metavar="DIR", help="Folders or tar files with annotations.json and images/."),
     ],
     out: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for checkpoint, log and weights.")
-    ] = Path("runs/tiny"),
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="Folder for checkpoint, log and weights; runs/RECIPE when left out.",
+        ),
+    ] = None,
     recipe: Annotated[
-        Literal["tiny"], typer.Option("--recipe", help="What to train: the embedded model's architecture.")
+        Literal["tiny", "salient"],
+        typer.Option(
+            "--recipe", help="The embedded model's architecture, or what makes `cutout` find the thing."
+        ),
     ] = "tiny",
     images: Annotated[
         int | None,
@@ -47,7 +57,7 @@ def train(
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
-    """Train a small Sam; run it again to continue where it stopped.
+    """Train a small Sam, or the salient head of one; run it again to continue where it stopped.
 
     Use the weights with `-m DIR/model.safetensors`. Several processes: torchrun --nproc_per_node N -m
     samcli train ...
@@ -57,13 +67,17 @@ def train(
     from samcli.predictor import find_device
     from samcli.train.loop import TrainConfig
     from samcli.train.recipe import STAGES, scaled, train_tiny
+    from samcli.train.salient import CONFIG, train_salient
 
     if threads:
         torch.set_num_threads(threads)
     first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started: it alone reports
     report = Report(quiet=quiet or not first, json=json)
-    config = TrainConfig(
-        scaled(images) if images else STAGES,
+    folder = out or Path("runs") / recipe
+    stages = CONFIG.stages if recipe == "salient" else STAGES
+    config = replace(
+        CONFIG if recipe == "salient" else TrainConfig(stages),
+        stages=scaled(images, stages) if images else stages,
         seed=seed,
         workers=workers,
         bf16=dtype == "bf16",
@@ -71,13 +85,17 @@ def train(
     )
 
     def show(progress: Progress) -> None:
+        corrected = f", corrected {progress.iou_last:.3f}" if recipe == "tiny" else ""
         report.note(
             f"step {progress.step}/{progress.steps}  {progress.side} px  loss {progress.loss:.3f}  "
-            f"IoU {progress.iou_first:.3f}, corrected {progress.iou_last:.3f}  "
+            f"IoU {progress.iou_first:.3f}{corrected}  "
             f"{progress.images_per_second:g} images/s"
         )
 
-    weights = train_tiny(data, out, regions=regions, config=config, report=show, note=report.note)
+    if recipe == "salient":
+        weights = train_salient(data, folder, config=config, report=show, note=report.note)
+    else:
+        weights = train_tiny(data, folder, regions=regions, config=config, report=show, note=report.note)
     report.note(f"weights: {weights}")
     if json and first:
         write_stdout(json_line({"weights": str(weights), "recipe": recipe, "steps": config.steps}))

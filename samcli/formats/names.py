@@ -21,6 +21,7 @@ class OutputPaths:
     labelmap: Path
     masks: Path
     cutout: Path
+    cutout_png: Path
     embedding: Path
 
 
@@ -38,6 +39,7 @@ def output_paths(out: Path, relative: PurePosixPath, *, keep_extension: bool = F
         labelmap=folder / f"{stem}.labelmap.png",
         masks=folder / f"{stem}.masks",
         cutout=folder / f"{stem}.cutout",
+        cutout_png=folder / f"{stem}.cutout.png",
         embedding=folder / f"{stem}.safetensors",
     )
 

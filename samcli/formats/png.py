@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from samcli.formats.atomic import new_folder, write_text
 from samcli.masks import decode_rle
@@ -23,15 +24,35 @@ METADATA = (
 """Columns of metadata.csv, named as amg.py names them."""
 
 
-def encode_png(pixels: NDArray[np.bool_] | NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
-    """PNG bytes of (H, W) bool as 0 and 255, of (H, W) uint8 or uint16, or of RGB(A) (H, W, 3 or 4) uint8."""
-    buffer = io.BytesIO()
+_KEYWORD = "samcli"  # of the PNG text chunk
+
+
+def encode_png(
+    pixels: NDArray[np.bool_] | NDArray[np.uint8] | NDArray[np.uint16], *, said: str | None = None
+) -> bytes:
+    """PNG bytes of (H, W) bool as 0 and 255, of (H, W) uint8 or uint16, or of RGB(A) (H, W, 3 or 4) uint8.
+
+    said: how the picture was made, for `png_said`.
+    """
+    buffer, notes = io.BytesIO(), PngInfo()
+    if said is not None:
+        notes.add_text(_KEYWORD, said)
     if pixels.dtype == bool:  # runs pack masks as well as anything else, and in half the time
         picture = Image.fromarray(pixels.astype(np.uint8) * 255)
-        picture.save(buffer, "PNG", compress_type=zlib.Z_RLE, compress_level=1)
+        picture.save(buffer, "PNG", compress_type=zlib.Z_RLE, compress_level=1, pnginfo=notes)
     else:
-        Image.fromarray(pixels).save(buffer, "PNG")
+        Image.fromarray(pixels).save(buffer, "PNG", pnginfo=notes)
     return buffer.getvalue()
+
+
+def png_said(path: Path) -> str | None:
+    """What `encode_png` noted in a file; None when there is no such file or note."""
+    try:
+        with Image.open(path) as picture:
+            said = picture.info.get(_KEYWORD)
+            return None if said is None else str(said)
+    except (OSError, ValueError, SyntaxError):
+        return None
 
 
 def encode_jpeg(rgb: NDArray[np.uint8]) -> bytes:

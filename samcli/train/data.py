@@ -235,7 +235,8 @@ class _Scene:
         self.keep((areas >= 24) & (areas <= 0.97 * self.masks.shape[0] * self.masks.shape[1]))
 
 
-def _read(path: Path) -> NDArray[np.uint8]:
+def read_photo(path: Path) -> NDArray[np.uint8]:
+    """A training photo, (H, W, 3) uint8 RGB. Raises SamcliError."""
     try:
         with Image.open(path) as picture:
             return np.asarray(picture.convert("RGB"))
@@ -244,7 +245,7 @@ def _read(path: Path) -> NDArray[np.uint8]:
 
 
 def _scene(photo: Photo, config: SampleConfig, rng: np.random.Generator) -> _Scene:
-    image = _read(photo.path)
+    image = read_photo(photo.path)
     strengths = np.array(photo.strengths)
     chosen = np.arange(len(strengths))
     if len(chosen) > config.max_regions:
@@ -270,7 +271,7 @@ def _scene(photo: Photo, config: SampleConfig, rng: np.random.Generator) -> _Sce
         image, masks = _crop(image, masks, config.side, rng)
     if rng.random() < 0.5:
         image, masks = image[:, ::-1], masks[:, ::-1]
-    return _Scene(_recolour(image, rng), np.ascontiguousarray(masks), is_object, weight, config.side)
+    return _Scene(recolour(image, rng), np.ascontiguousarray(masks), is_object, weight, config.side)
 
 
 def _resize_masks(masks: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -299,7 +300,8 @@ def _crop(
     return image[y : y + side, x : x + side], masks[y : y + side, x : x + side]
 
 
-def _recolour(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+def recolour(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Another light: brightness, contrast, saturation and tint, rarely without any colour."""
     out = image.astype(np.float32)
     if rng.random() < 0.8:
         out *= rng.uniform(0.7, 1.3)
@@ -320,7 +322,7 @@ def _paste(scene: _Scene, photo: Photo, rng: np.random.Generator) -> None:
     if not len(ys):
         return
     window = np.s_[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1]
-    cut, mask = _read(photo.path)[window], mask[window]
+    cut, mask = read_photo(photo.path)[window], mask[window]
     height, width = scene.image.shape[:2]
     scale = rng.uniform(0.15, 0.65) * max(height, width) / max(mask.shape)
     size = (max(4, round(mask.shape[1] * scale)), max(4, round(mask.shape[0] * scale)))
@@ -331,7 +333,7 @@ def _paste(scene: _Scene, photo: Photo, rng: np.random.Generator) -> None:
     alpha = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
     if rng.random() < 0.5:
         cut, alpha = cut[:, ::-1], alpha[:, ::-1]
-    cut = _recolour(cut, rng)
+    cut = recolour(cut, rng)
     x = int(rng.integers(-size[0] // 4, width - 3 * size[0] // 4))
     y = int(rng.integers(-size[1] // 4, height - 3 * size[1] // 4))
     source = np.s_[max(0, -y) : height - y, max(0, -x) : width - x]

@@ -8,16 +8,16 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader, Subset
 
@@ -85,6 +85,7 @@ class Processes(NamedTuple):
     device: torch.device
 
 
+Network = TypeVar("Network", bound=nn.Module)
 Build = Callable[[int], Sam]
 Report = Callable[[Progress], None]
 
@@ -101,15 +102,15 @@ def train(
     rank, world, device = join_processes(config)
     torch.manual_seed(config.seed)
     out.mkdir(parents=True, exist_ok=True)
-    state = _State(build(config.stages[0].side).to(device), config, _identity(config, samples, packs, world))
+    state = State(build(config.stages[0].side).to(device), config, identity(config, samples, packs, world))
     state.resume(out / "checkpoint.pt")
     if rank == 0:
-        _cut_log(out / "log.jsonl", state.step)
+        cut_log(out / "log.jsonl", state.step)
     first = 0  # step at which the stage begins
     for number, stage in enumerate(config.stages):
         steps = stage.steps
         if state.step < first + steps:
-            sam = state.sized(build(stage.side))
+            sam = _sized(state.network, build(stage.side))
             share = stage.batch // world
             dataset = PromptDataset(
                 packs,
@@ -135,36 +136,29 @@ def train(
     return path
 
 
-def export(weights: dict[str, Tensor], path: Path) -> None:
-    """Write weights as fp16 safetensors; counters stay integers. Atomic."""
+def export(weights: dict[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write weights as fp16 safetensors; counters stay integers. Atomic. metadata: of tiny when left out."""
     temporary = path.with_name(f".{path.name}.tmp")
     tensors = {n: (t.half() if t.is_floating_point() else t).contiguous().cpu() for n, t in weights.items()}
-    save_file(tensors, temporary, metadata={"format": "pt", "model": "tiny"})
+    save_file(tensors, temporary, metadata=dict(metadata or {"format": "pt", "model": "tiny"}))
     temporary.replace(path)
 
 
-class _State:
-    """Model, EMA, optimiser and step: all that a checkpoint holds."""
+class State(Generic[Network]):
+    """Network, EMA, optimiser and step: all that a checkpoint holds."""
 
-    def __init__(self, sam: Sam, config: TrainConfig, identity: dict[str, str]) -> None:
+    def __init__(self, network: Network, config: TrainConfig, identity: dict[str, str]) -> None:
         self.config, self.identity = config, identity
-        self.sam: Sam = sam.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch omits it
-        self.ema = {n: t.detach().clone() for n, t in sam.state_dict().items()}
-        decay = [p for p in sam.parameters() if p.ndim > 1]
-        rest = [p for p in sam.parameters() if p.ndim <= 1]
+        self.network: Network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch omits it
+        self.ema = {n: t.detach().clone() for n, t in network.state_dict().items()}
+        decay = [p for p in network.parameters() if p.ndim > 1]
+        rest = [p for p in network.parameters() if p.ndim <= 1]
         groups = [
             {"params": decay, "weight_decay": config.weight_decay},
             {"params": rest, "weight_decay": 0.0},
         ]
         self.optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98))
         self.step = 0
-
-    def sized(self, like: Sam) -> Sam:
-        """The network with the input side of `like`; no parameter depends on it."""
-        ours, other = self.sam.prompt_encoder, like.prompt_encoder
-        ours.image_embedding_size, ours.input_image_size = other.image_embedding_size, other.input_image_size
-        self.sam.train()
-        return self.sam
 
     def lr(self) -> float:
         warm = min(1.0, (self.step + 1) / self.config.warmup)
@@ -177,7 +171,7 @@ class _State:
     @torch.no_grad()
     def update_ema(self) -> None:
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
-        for name, tensor in self.sam.state_dict().items():
+        for name, tensor in self.network.state_dict().items():
             if tensor.is_floating_point():
                 self.ema[name].lerp_(tensor, 1 - decay)
             else:
@@ -189,7 +183,7 @@ class _State:
             {
                 "identity": self.identity,
                 "step": self.step,
-                "model": self.sam.state_dict(),
+                "model": self.network.state_dict(),
                 "ema": self.ema,
                 "optimizer": self.optimizer.state_dict(),
             },
@@ -214,15 +208,23 @@ class _State:
                 "choose another output folder"
             )
         self.step = saved["step"]
-        self.sam.load_state_dict(saved["model"])
+        self.network.load_state_dict(saved["model"])
         self.ema = {n: t.to(self.ema[n].device) for n, t in saved["ema"].items()}
         self.optimizer.load_state_dict(saved["optimizer"])
 
 
-def _identity(
-    config: TrainConfig, samples: SampleConfig, packs: Sequence[Pack], world: int
-) -> dict[str, str]:
-    """What decides a run's result, by name: runs that agree in it may continue one another."""
+def _sized(sam: Sam, like: Sam) -> Sam:
+    """The network with the input side of `like`; no parameter depends on it."""
+    ours, other = sam.prompt_encoder, like.prompt_encoder
+    ours.image_embedding_size, ours.input_image_size = other.image_embedding_size, other.input_image_size
+    return sam.train()
+
+
+def identity(config: TrainConfig, samples: Any, packs: Sequence[Pack], world: int) -> dict[str, str]:
+    """What decides a run's result, by name: runs that agree in it may continue one another.
+
+    samples: the dataclass that says how samples are drawn.
+    """
     elsewhere = ("device", "workers", "save_every", "log_every")
     values = {name: value for name, value in asdict(config).items() if name not in elsewhere}
     values |= {f"samples.{name}": value for name, value in asdict(samples).items() if name != "side"}
@@ -237,7 +239,7 @@ def _identity(
     return {name: str(value) for name, value in values.items()}
 
 
-def _cut_log(path: Path, step: int) -> None:
+def cut_log(path: Path, step: int) -> None:
     """Drop the lines after `step`, which a resumed run writes again, and a line that was cut off."""
     if not path.exists():
         return
@@ -252,7 +254,7 @@ def _cut_log(path: Path, step: int) -> None:
 
 
 def _run_stage(
-    state: _State,
+    state: State[Sam],
     sam: Sam,
     stage: Stage,
     loader: DataLoader[Batch],
@@ -316,7 +318,7 @@ def interact(
     Each correction sees the logits before it as mask prompt (a quarter of the rounds go without). Returns
     the loss and the mean IoU of the default answer after the first and the last round.
     """
-    features = sam.encode_image(_normalise(sam, batch))
+    features = sam.encode_image(normalise(sam, batch.images, batch.valid))
     wanted, has_wanted = batch.targets[:, 0], batch.known[:, 0]
     valid = batch.valid.repeat_interleave(len(batch.coords) // len(batch.valid), 0)
     is_box = batch.labels[:, 0] == TOP_LEFT
@@ -397,12 +399,15 @@ def correction(
     return torch.cat([points, tail], 1), torch.cat([kinds, ends], 1)
 
 
-def _normalise(sam: Sam, batch: Batch) -> Tensor:
-    """`Sam.preprocess` for a batch that is padded already: (B, 3, S, S) fp32 with zeros in the padding."""
-    images = (batch.images.float() - sam.pixel_mean) / sam.pixel_std
+def normalise(sam: Sam, images: Tensor, valid: Tensor) -> Tensor:
+    """`Sam.preprocess` for images that are padded already: (B, 3, S, S) fp32 with zeros in the padding.
+
+    images: (B, 3, S, S) RGB in 0..255. valid: (B, 2), (height, width) of the unpadded part.
+    """
+    images = (images.float() - sam.pixel_mean) / sam.pixel_std
     side = images.shape[-1]
     place = torch.arange(side, device=images.device)
-    inside = (place < batch.valid[:, :1])[:, None, :, None] & (place < batch.valid[:, 1:])[:, None, None, :]
+    inside = (place < valid[:, :1])[:, None, :, None] & (place < valid[:, 1:])[:, None, None, :]
     return (images * inside).contiguous(memory_format=torch.channels_last)
 
 

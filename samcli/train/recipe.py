@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,10 +58,10 @@ def train_tiny(
     return path
 
 
-def scaled(images: int) -> tuple[Stage, ...]:
-    """The recipe's stages with about `images` images in all, at least one batch each."""
-    whole = sum(stage.images for stage in STAGES)
-    return tuple(replace(s, images=max(s.batch, s.images * images // whole)) for s in STAGES)
+def scaled(images: int, stages: Sequence[Stage] = STAGES) -> tuple[Stage, ...]:
+    """A recipe's stages with about `images` images in all, at least one batch each."""
+    whole = sum(stage.images for stage in stages)
+    return tuple(replace(s, images=max(s.batch, s.images * images // whole)) for s in stages)
 
 
 def make_regions(folder: Path, target: Path, note: Callable[[str], None]) -> Path:

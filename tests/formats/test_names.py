@@ -20,6 +20,7 @@ def test_the_tree_is_mirrored():
     assert paths.labelmap == folder / "d.e.labelmap.png"
     assert paths.masks == folder / "d.e.masks"
     assert paths.cutout == folder / "d.e.cutout"
+    assert paths.cutout_png == folder / "d.e.cutout.png"
     assert paths.embedding == folder / "d.e.safetensors"
 
 
@@ -33,7 +34,7 @@ def test_the_listing_knows_our_pictures():
     """samcli.images leaves out what a run writes beside its inputs; the names are ours."""
     paths = output_paths(Path(), PurePosixPath("a.jpg"))
     by_view = paths.overlay.with_suffix(".png")
-    known = {paths.overlay.name, by_view.name, paths.labelmap.name}
+    known = {paths.overlay.name, by_view.name, paths.labelmap.name, paths.cutout_png.name}
     assert {f"a{suffix}" for suffix in images.OUTPUT_SUFFIXES} == known
     assert {f"a{suffix}" for suffix in images.OUTPUT_FOLDERS} == {paths.masks.name, paths.cutout.name}
 
