@@ -81,7 +81,8 @@ def ragged(seed: int, count: int, size: tuple[int, int] = (120, 160)) -> Iterato
         centre = random.random(2) * size
         radius = random.uniform(0.12, 0.45) * min(size)
         waves = sum(
-            random.uniform(0, 0.15) * np.sin(k * np.arctan2(y - centre[0], x - centre[1]) + random.uniform(0, 6))
+            random.uniform(0, 0.15)
+            * np.sin(k * np.arctan2(y - centre[0], x - centre[1]) + random.uniform(0, 6))
             for k in range(2, 9)
         )
         distance = np.hypot(y - centre[0], x - centre[1]) / radius + waves
