@@ -97,7 +97,7 @@ def many() -> list[ImageRecord]:
     """Images in nested folders with Unicode names, categories and scores; one without masks, one a pixel."""
     categories = ["cat", "dog", "naïve ☕", "no"]
     records = []
-    for seed, name in enumerate(["a.png", "b/b.png", "b/c/naïve ☕.png", "b/a.png"]):
+    for seed, name in enumerate(["a.png", "b/a.png", "b/b.png", "b/c/naïve ☕.png"]):
         masks = []
         for i, bits in enumerate(ragged(seed, 8), start=1):
             scores = {"predicted_iou": 0.9 - i / 50, "stability_score": 0.95}
