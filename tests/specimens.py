@@ -81,7 +81,8 @@ def ragged(seed: int, count: int, size: tuple[int, int] = (120, 160)) -> Iterato
         centre = random.random(2) * size
         radius = random.uniform(0.12, 0.45) * min(size)
         waves = sum(
-            random.uniform(0, 0.15) * np.sin(k * np.arctan2(y - centre[0], x - centre[1]) + random.uniform(0, 6))
+            random.uniform(0, 0.15)
+            * np.sin(k * np.arctan2(y - centre[0], x - centre[1]) + random.uniform(0, 6))
             for k in range(2, 9)
         )
         distance = np.hypot(y - centre[0], x - centre[1]) / radius + waves
@@ -96,7 +97,7 @@ def many() -> list[ImageRecord]:
     """Images in nested folders with Unicode names, categories and scores; one without masks, one a pixel."""
     categories = ["cat", "dog", "naïve ☕", "no"]
     records = []
-    for seed, name in enumerate(["a.png", "b/b.png", "b/c/naïve ☕.png", "b/a.png"]):
+    for seed, name in enumerate(["a.png", "b/a.png", "b/b.png", "b/c/naïve ☕.png"]):
         masks = []
         for i, bits in enumerate(ragged(seed, 8), start=1):
             scores = {"predicted_iou": 0.9 - i / 50, "stability_score": 0.95}

@@ -105,14 +105,14 @@ def read_labelstudio(place: Path, photos: Photos | None) -> Iterator[Item | Unre
 
 def _address(prefix: str, file_name: str) -> str:
     """Where the photo is; its path is quoted where Label Studio, or a server, takes it for part of an URL."""
-    if "?d=" in prefix or "://" in prefix:
+    if "/?d=" in prefix or "://" in prefix:
         return prefix + quote(file_name, errors="surrogateescape")
     return prefix + file_name
 
 
 def _path(address: str) -> PurePosixPath:
     """The photo's path in an address: what follows ?d= of local files, or the path below the server."""
-    if "?d=" in address:
+    if "/?d=" in address:
         address = unquote(address.partition("?d=")[2], errors="surrogateescape")
     elif "://" in address:
         address = unquote(

@@ -182,7 +182,7 @@ def read_amg_png(place: Path, photos: Photos | None) -> Iterator[Item | Unreadab
                 number = int(row["id"])
                 mask = mask_of(encode_rle(mask_picture(folder / f"{number}.png")), id=number + 1)
                 masks.append(MaskRecord.from_json({**mask.to_json(), **_from_row(row)}))
-        except (OSError, KeyError, ValueError, csv.Error) as error:
+        except (OSError, LookupError, TypeError, ValueError, csv.Error) as error:
             yield Unreadable(str(folder), f"{folder}: not what amg.py writes: {error}")
             continue
         except SamcliError as error:

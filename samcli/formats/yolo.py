@@ -33,8 +33,6 @@ QUARTER = 0.25
 @contextmanager
 def write_yolo(place: Path, export: Export) -> Iterator[Write]:
     """Labels, and at the end data.yaml. Photos that are known are linked into images/, or copied."""
-    import yaml  # only some commands need it
-
     names = {name: i for i, name in enumerate(export.labels)}
     if export.category_ids is not None:
         by_number = sorted(export.category_ids, key=lambda name: export.category_ids[name])  # type: ignore[index]
@@ -56,14 +54,20 @@ def write_yolo(place: Path, export: Export) -> Iterator[Write]:
         write_text(place / "labels" / f"{item.name}.txt", "".join(lines))
 
     yield write
-    data = {
-        "path": str(place.resolve()),
-        "train": "images",
-        "val": "images",
-        "names": {i: name for name, i in names.items()},
-    }
-    text = yaml.safe_dump(data, allow_unicode=True, sort_keys=False, width=10**6)
-    write_text(place / "data.yaml", text)
+    classes = "".join(f"  {i}: {_quoted(name)}\n" for name, i in names.items())
+    write_text(
+        place / "data.yaml",
+        f"path: {_quoted(str(place.resolve()))}\ntrain: images\nval: images\nnames:"
+        + (f"\n{classes}" if classes else " {}\n"),
+    )
+
+
+def _quoted(text: str) -> str:
+    """A text in YAML that no reader takes for anything else."""
+    import yaml  # only some commands need it
+
+    quoted: str = yaml.safe_dump(text, default_style='"', allow_unicode=True, width=10**9)
+    return quoted.rstrip("\n")
 
 
 def _link(photo: Path, target: Path) -> None:

@@ -1,6 +1,6 @@
 """Every format, to the letter: tests/golden/ holds what the records of tests/specimens.py become.
 
-After a wanted change, `python tests/formats/test_golden.py` writes it anew; read the difference before committing.
+After a wanted change, `python tests/formats/test_golden.py` writes it anew; read the difference, then commit.
 """
 
 from __future__ import annotations
