@@ -33,8 +33,8 @@ class Result(NamedTuple):
 class _Stream(io.TextIOWrapper):
     """A standard stream over bytes, which may pass for a terminal."""
 
-    def __init__(self, data: bytes = b"", *, terminal: bool = False) -> None:
-        super().__init__(io.BytesIO(data), encoding="utf-8", errors="surrogateescape", write_through=True)
+    def __init__(self, data: bytes = b"", *, errors: str = "surrogateescape", terminal: bool = False) -> None:
+        super().__init__(io.BytesIO(data), encoding="utf-8", errors=errors, write_through=True)
         self._terminal = terminal
 
     def isatty(self) -> bool:
@@ -65,7 +65,7 @@ def samcli(monkeypatch: pytest.MonkeyPatch) -> Samcli:
     """
 
     def run(*args: object, stdin: bytes = b"", terminal: bool = False) -> Result:
-        out, err = _Stream(terminal=terminal), _Stream()
+        out, err = _Stream(terminal=terminal), _Stream(errors="backslashreplace")  # as Python opens stderr
         with monkeypatch.context() as patch, warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # as Python does outside of pytest
             patch.setattr(sys, "stdin", _Stream(stdin, terminal=terminal))

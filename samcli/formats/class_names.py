@@ -18,17 +18,20 @@ _LEVELS = 3  # a dataset has data.yaml, and below it labels/train/ or train/labe
 class Labels:
     """Names of classes, in order or by id.
 
-    source: where they stand, for errors. ordered: by position; what the first one's id is, depends on where
-    the ids come from. ids: names by id, when they have ids of their own.
+    source: where they stand, for errors. ordered: by position, None where there is none; what the first one's
+    id is, depends on where the ids come from. ids: names by id, when they have ids of their own.
     """
 
     source: str
-    ordered: tuple[str, ...] = ()
+    ordered: tuple[str | None, ...] = ()
     ids: Mapping[int, str] = field(default_factory=dict)
 
     def from_id(self, first: int) -> dict[int, str]:
         """The names by id. first: the id of the first one of an order."""
-        return {**{i: name for i, name in enumerate(self.ordered, start=first) if name}, **self.ids}
+        return {
+            **{i: name for i, name in enumerate(self.ordered, start=first) if name is not None},
+            **self.ids,
+        }
 
 
 def read_labels(path: Path) -> Labels:
@@ -66,7 +69,7 @@ def _read(path: Path) -> Labels:
         raise SamcliError(f"{path} is not JSON: {error}") from error
     if suffix in (".yaml", ".yml"):
         return _of_yaml(path, text)
-    return Labels(str(path), tuple(line.strip() for line in text.rstrip().splitlines()))
+    return Labels(str(path), tuple(line.strip() or None for line in text.rstrip().splitlines()))
 
 
 def _of_yaml(path: Path, text: str) -> Labels:

@@ -112,7 +112,7 @@ def test_a_record_of_an_image_called_error(samcli: Samcli, out: Path) -> None:
 def test_a_damaged_record_is_listed_and_the_others_are_shown(samcli: Samcli, out: Path) -> None:
     (out / "half.json").write_text('{"samcli": {"schema": 1')
     broken = record("rle.png").to_json()
-    broken["annotations"][0]["segmentation"]["counts"] = "oooo"
+    broken["annotations"][0]["segmentation"]["counts"] = "0000"
     (out / "rle.json").write_text(json.dumps(broken))
     code, _, err = samcli("view", "out", "--images", "photos", "-o", "g.html")
     half, rle, *rest = err.splitlines()
