@@ -1,4 +1,4 @@
-"""LabelMe's own class for its files reads the masks, with the photos. Its window, and so Qt, is not needed."""
+"""LabelMe's own class for its files reads the masks. Its window, and so Qt, is not needed."""
 
 from __future__ import annotations
 
