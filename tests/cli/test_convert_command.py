@@ -284,7 +284,6 @@ EVIL = [
     "a/\0.png",
     "..\\x.png",
     "C:/../../x.png",
-    "\ud800.png",
 ]
 
 
@@ -313,6 +312,17 @@ def test_names_that_lead_elsewhere(samcli, tmp_path, photos, source, name):
         path for path in tree(tmp_path) if path not in before and not path.startswith("work/deep/place/")
     ] == []
     assert err.count("\n") in (1, 2)
+
+
+def test_names_that_no_file_can_have(samcli_process, tmp_path):
+    image = {"id": 1, "file_name": "\ud800.png", "width": 2, "height": 2}
+    (tmp_path / "a.json").write_text(json.dumps({"images": [image], "annotations": [], "categories": []}))
+    done = samcli_process("samcli convert a.json --to png -o place -q")
+    assert (done.returncode, done.stdout) == (3, b"")
+    assert done.stderr == (
+        b"failed: a.json: image \\ud800.png: '\\ud800.png' is no name that a file can have; "
+        b"rename the photo\n"
+    )
 
 
 def test_photos_are_not_looked_for_elsewhere(samcli, tmp_path, photos):

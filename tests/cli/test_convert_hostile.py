@@ -14,7 +14,6 @@ from samcli.formats.table import FORMATS
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 LONGEST = sorted(FORMATS, key=len, reverse=True)
-TURNS = 3  # damages of each file; by hand with thousands
 NUMBERS = [
     b"-1",
     b"0",
@@ -66,13 +65,14 @@ def check(result, place: Path) -> None:
     assert len(lines) == len(failed) + 1, err
 
 
+@pytest.mark.parametrize("turns", [1, pytest.param(20, marks=pytest.mark.slow)])  # damages of each file
 @pytest.mark.parametrize("case", sorted(path.name for path in GOLDEN.iterdir()))
-def test_damaged_files(case, samcli, tmp_path):
+def test_damaged_files(case, turns, samcli, tmp_path):
     photos = write_photos(tmp_path / "photos", golden())
     turn = random.Random(case)
     number = 0
     for path in sorted(path for path in (GOLDEN / case).rglob("*") if path.is_file()):
-        for _ in range(TURNS):
+        for _ in range(turns):
             number += 1
             source = shutil.copytree(GOLDEN / case, tmp_path / f"{number}")
             (source / path.relative_to(GOLDEN / case)).write_bytes(damaged(path.read_bytes(), turn))
