@@ -76,11 +76,17 @@ def decode_window(rle: RLE) -> tuple[int, int, NDArray[np.bool_]]:
     if not len(runs):
         return 0, 0, np.zeros((0, 0), bool)
     left, right = int(runs[0, 0] // height), int((runs[-1, 1] - 1) // height) + 1
-    lengths = np.diff(runs.ravel() - left * height, prepend=0, append=(right - left) * height)
+    edges = np.concatenate([[left * height], runs.ravel(), [right * height]])
+    lengths = edges[1:] - edges[:-1]
     flags = np.arange(len(lengths)) % 2 == 1
     columns = np.repeat(flags, lengths).reshape(right - left, height).T
     rows = np.flatnonzero(columns.any(axis=1))
     return left, int(rows[0]), columns[rows[0] : rows[-1] + 1]
+
+
+def check_rle(rle: RLE) -> None:
+    """Raise SamcliError when counts and size disagree."""
+    _ends(rle)
 
 
 def _ends(rle: RLE) -> NDArray[np.int64]:

@@ -23,7 +23,7 @@ from samcli.formats.names import image_id
 from samcli.formats.polygons import corner_polygons, polygons_rle
 from samcli.formats.select import mask_of, score_of
 from samcli.formats.table import Export, Item, Photos, Unreadable, Write, relative
-from samcli.masks import decode_window
+from samcli.masks import check_rle, decode_window
 from samcli.records import RLE, ImageRecord, MaskRecord, check_size, is_counts
 
 _OURS = ("predicted_iou", "stability_score", "point_coords", "crop_box", "phrase", "detector_score", "score")
@@ -142,7 +142,7 @@ def to_rle(segmentation: Any, size: tuple[int, int]) -> RLE:
     if not is_counts(counts):
         raise SamcliError("a segmentation has no counts, or counts that are damaged")
     rle: RLE = {"size": list(size), "counts": counts}
-    decode_window(rle)  # raises for counts that disagree with the size
+    check_rle(rle)
     return rle
 
 
