@@ -269,6 +269,8 @@ def _fits(name: str, value: Any) -> bool:
                 isinstance(value, dict)
                 and value.keys() == {"size", "counts"}
                 and _are(value["size"], (int,), 2)
+                and min(value["size"]) > 0
+                and value["size"][0] * value["size"][1] <= MAX_SIZE
                 and is_counts(value["counts"])
             )
         case "bbox" | "crop_box":

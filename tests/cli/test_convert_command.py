@@ -254,6 +254,18 @@ def test_damaged_files_among_good_ones(samcli, out, tmp_path):
     assert len(load(place)["images"]) == 3
 
 
+@pytest.mark.parametrize("size", [[-6, 8], [0, 8], [2**40, 2**40], [6], "68", None])
+@pytest.mark.parametrize("name", ["amg", "sa1b", "coco", "coco-results", "jsonl"])
+def test_sizes_that_no_mask_has(samcli, tmp_path, name, size):
+    made = write_records(tmp_path / "one", golden()[:1])
+    read = tmp_path / "read"
+    assert samcli("convert", made, "--to", name, "-o", read, "-q").code == 0
+    (path,) = [read / path for path in tree(read)]
+    path.write_text(path.read_text().replace('"size": [6, 8]', f'"size": {json.dumps(size)}', 1))
+    result = samcli("convert", path, "--from", name, "--to", "jsonl", "-o", tmp_path / "a.jsonl")
+    assert (result.code, result.err.count("\n")) == (3, 2)
+
+
 def test_a_photo_may_be_called_error(samcli, tmp_path):
     out = write_records(tmp_path / "out", [record("a.png"), record("a.error.png")])
     assert samcli("convert", out, "--to", "jsonl", "-o", "-", "-q").out.count("\n") == 2
