@@ -262,7 +262,6 @@ def from_yolo(record: ImageRecord) -> ImageRecord:
             assert (decode_rle(drawn) >= bits).all()
             name = category_of(m)
             number = classes.setdefault(name, len(classes)) + 1
-            name = name or f"class {number - 1}"  # a class without a name
             found.append(mask_of(drawn, id=len(found) + 1, category=name, category_id=number))
     return foreign(record, *found)
 
@@ -406,7 +405,7 @@ def test_addresses_in_label_studio(prefix, path):
 
 
 @settings(max_examples=40, deadline=None)
-@given(text=names.filter(bool))
+@given(text=names)
 def test_names_of_classes_in_yaml(text):
     mask = mask_of(encode_rle(np.ones((2, 3), bool)), id=1, category=text)
     record = ImageRecord(None, None, 1, 3, 2, "a.jpg", (mask,))
