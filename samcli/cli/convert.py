@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import Annotated
@@ -19,11 +19,13 @@ from samcli.cli.prompts import STDIN
 from samcli.cli.report import Report, UsageError, hang_up, json_line, plural, say_failures, write_stdout
 from samcli.errors import SamcliError, StopError
 from samcli.formats.atomic import new_file
-from samcli.formats.files import names
+from samcli.formats.coco import ids_of, named_by
+from samcli.formats.files import Names, names
 from samcli.formats.recognise import recognise
-from samcli.formats.select import Selection
-from samcli.formats.table import FORMATS, Export, Format, Unreadable, Write
+from samcli.formats.select import Selection, category_of
+from samcli.formats.table import FORMATS, Export, Format, Item, Unreadable, Write
 from samcli.formats.trees import read_lines
+from samcli.records import MaskRecord
 
 _KNOWN = ", ".join(FORMATS)
 
@@ -133,8 +135,6 @@ def convert(
         raise SamcliError(f"{images} is not a folder; give the folder that the photos lie in")
     image_ids = category_ids = None
     if like is not None:
-        from samcli.formats.coco import ids_of
-
         image_ids, category_ids = ids_of(like)
     export = Export(
         photos=photos,
@@ -147,32 +147,42 @@ def convert(
         category_ids=category_ids,
         prefix=image_prefix,
     )
-    place = _place(output, target, out, overwrite)
+    if source.file and (out / source.file).is_file():
+        out /= source.file
+    place = _place(output, target, out, images, overwrite)
     read_with = photos
     if source.read_needs_photos and photos is None:
         read_with = PhotoFolder(out / "images")
         if not (out / "images").is_dir():
             raise UsageError(f"--from {source.name} needs the photos; name their folder with --images")
-    items = read_lines(stdin_pieces(b"\n"), "standard input") if out == STDIN else source.read(out, read_with)
+    if out == STDIN:
+        items = read_lines(stdin_pieces(b"\n"), "standard input", photos)
+    else:
+        items = source.read(out, read_with)
+    if source.name == "coco-results" and image_ids is not None and category_ids is not None:
+        items = named_by(items, image_ids, category_ids)
     first = next(items, None)
     if first is None:
         raise SamcliError(f"{out} holds nothing in the format {source.name}; check the path, or give --from")
     tally: Tally[str] = Tally()
+    foreign: set[str] = set()  # categories that --like does not have
     with (
         report.progress(None, "image") as progress,
         names() as came,
+        suppress(_NothingError),
         _writing(target, place, export) as write,
     ):
         for item in chain([first], items):
             try:
                 if isinstance(item, Unreadable):
                     raise SamcliError(item.reason)
-                if not came.add(str(item.name)):
-                    raise SamcliError(
-                        f"another image is called {item.name}, too, but for its ending; rename one"
-                    )
+                _check_new(item, came, named=bool(source.file and target.file))
                 record = selection.apply(item.record)
                 write(item._replace(record=record))
+                if category_ids is not None:
+                    foreign |= {
+                        category_of(mask) for mask in record.annotations if _foreign(mask, category_ids)
+                    }
             except StopError:
                 raise
             except SamcliError as error:
@@ -182,8 +192,13 @@ def convert(
                 tally.done += 1
                 tally.counts["masks"] += len(record.annotations)
             progress(tally)
+        if not tally.done:
+            raise _NothingError  # what is there already stays
     say_failures((failure.item, failure.reason) for failure in tally.failures)
     where = "standard output" if output == STDIN else place
+    if foreign:
+        which = ", ".join(sorted(foreign)[:3]) + (", ..." if len(foreign) > 3 else "")
+        report.note(f"note: not among the categories of {like}, so numbered after them: {which}")
     done, failed = plural(tally.done, "images"), len(tally.failures)
     report.note(
         f"{done}, {plural(tally.counts['masks'], 'masks')} as {to} in {where}"
@@ -202,13 +217,31 @@ def convert(
     raise typer.Exit(tally.exit_code)
 
 
+class _NothingError(Exception):
+    """No image could be written."""
+
+
+def _check_new(item: Item, came: Names, *, named: bool) -> None:
+    """Raise SamcliError for an image that came before. named: known by its whole name, not by its files'."""
+    if named and not came.add(item.record.file_name):
+        raise SamcliError("it came before; masks of one image must stand together, or images be renamed")
+    if not named and not came.add(str(item.name)):
+        raise SamcliError(f"another image is called {item.name}, too, but for its ending; rename one")
+
+
+def _foreign(mask: MaskRecord, known: Mapping[str, int]) -> bool:
+    if mask.category is None and mask.category_id in known.values():
+        return False
+    return category_of(mask) not in known
+
+
 def _format(name: str, option: str) -> Format:
     if name not in FORMATS:
         raise UsageError(f"{option} {name!r} is unknown; known: {_KNOWN}")
     return FORMATS[name]
 
 
-def _place(output: Path, target: Format, source: Path, overwrite: bool) -> Path:
+def _place(output: Path, target: Format, source: Path, photos: Path | None, overwrite: bool) -> Path:
     """The file or folder to write. Raises SamcliError when it is taken, or lies where is read from."""
     if output == STDIN:
         if target.file is None:
@@ -217,12 +250,10 @@ def _place(output: Path, target: Format, source: Path, overwrite: bool) -> Path:
     place = output
     if target.file is not None and (output.is_dir() or not (output.suffix or output.exists())):
         place = output / target.file
-    if (
-        source != STDIN
-        and source.is_dir()
-        and source.resolve() in (place.resolve(), *place.resolve().parents)
-    ):
-        raise SamcliError(f"{place} lies in {source}, which is read; choose a place of its own")
+    above = (place.resolve(), *place.resolve().parents)
+    for read in (source, photos):
+        if read is not None and read != STDIN and read.is_dir() and read.resolve() in above:
+            raise SamcliError(f"{place} lies in {read}, which is read; choose a place of its own")
     taken = place.is_dir() and any(place.iterdir()) if target.file is None else place.is_file()
     if taken and not overwrite:
         raise SamcliError(f"{place} is there already; choose another place, or add --overwrite")

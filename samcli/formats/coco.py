@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
@@ -187,11 +188,7 @@ def read_coco_results(place: Path, photos: Photos | None) -> Iterator[Item | Unr
                 path = relative(name)
                 results = kept.get(key)
                 size = _size(results[0])
-                masks = []
-                for number, result in enumerate(results, start=1):
-                    category = json_key(result, "category_id")
-                    names = {category: f"category {result.get('category_id')}"}
-                    masks.append(_mask(result, size, number, names))
+                masks = [_mask(result, size, number, {}) for number, result in enumerate(results, start=1)]
                 file_name = PurePosixPath(photos.named(path)) if photos else path
                 yield Item(path, _record(file_name, size, masks))
             except SamcliError as error:
@@ -204,6 +201,26 @@ def _size(result: dict[str, Any]) -> tuple[int, int]:
     if not (isinstance(size, list) and len(size) == 2):
         raise SamcliError("a result has no RLE; boxes become masks with predict --boxes")
     return check_size(*size)
+
+
+def named_by(
+    items: Iterator[Item | Unreadable], images: Mapping[str, int], categories: Mapping[str, int]
+) -> Iterator[Item | Unreadable]:
+    """What `read_coco_results` gives, with the names of the dataset that the results are of."""
+    files = {str(number): name for name, number in images.items()}
+    names = {number: name for name, number in categories.items()}
+    for item in items:
+        file_name = None if isinstance(item, Unreadable) else files.get(item.name.as_posix())
+        if isinstance(item, Unreadable) or file_name is None:
+            yield item
+            continue
+        path = relative(file_name)
+        masks = [
+            replace(mask, category=None if mask.category_id is None else names.get(mask.category_id))
+            for mask in item.record.annotations
+        ]
+        size = item.record.height, item.record.width
+        yield Item(path.with_suffix(""), _record(path, size, masks))
 
 
 def ids_of(place: Path) -> tuple[dict[str, int], dict[str, int]]:

@@ -44,7 +44,8 @@ def write_labelme(place: Path, export: Export) -> Iterator[Write]:
         target = place / f"{item.name}.json"
         image = PurePosixPath(record.file_name).name
         if export.photos:
-            image = Path(os.path.relpath(export.photos.path(record.file_name), target.parent)).as_posix()
+            photo, folder = map(os.path.realpath, (export.photos.path(record.file_name), target.parent))
+            image = Path(os.path.relpath(photo, folder)).as_posix()
         data: dict[str, Any] = {
             "version": VERSION,
             "flags": {},

@@ -21,13 +21,15 @@ from numpy.typing import NDArray
 from samcli.errors import SamcliError
 from samcli.formats.files import json_items
 from samcli.formats.names import image_id
+from samcli.formats.polygons import polygons_rle
 from samcli.formats.select import category_of, mask_of, score_of
 from samcli.formats.table import Export, Item, Photos, Unreadable, Write, relative
 from samcli.masks import decode_rle, encode_rle
-from samcli.records import ImageRecord, MaskRecord, check_size
+from samcli.records import RLE, ImageRecord, MaskRecord, check_size
 
 FROM, TO = "tag", "image"  # the names of <BrushLabels> and <Image> in Label Studio's own templates
 SIZES = (3, 4, 8, 16)
+_KINDS = ("brushlabels", "polygonlabels", "rectanglelabels")
 _OURS = ("predicted_iou", "stability_score", "point_coords", "crop_box", "phrase", "detector_score")
 
 
@@ -78,14 +80,18 @@ def _region(mask: MaskRecord, number: int, record: ImageRecord) -> dict[str, Any
 
 
 def read_labelstudio(place: Path, photos: Photos | None) -> Iterator[Item | Unreadable]:
-    """Tasks with the brush labels of their first annotation, or else of their first prediction."""
+    """Tasks with the masks of their first annotation, or else of their first prediction.
+
+    Brush labels, polygons and upright rectangles are masks; other regions are passed over.
+    """
     for number, task in enumerate(json_items(place), start=1):
         name = f"task {number} of {place}"
         try:
-            address = str(next(iter(task["data"].values())))
-            path = _path(address)
-            sets = task.get("annotations") or task.get("predictions") or [{"result": []}]
-            regions = [r for r in sets[0]["result"] if r.get("type") == "brushlabels"]
+            data = task["data"]
+            path = _path(str(data[TO] if TO in data else next(iter(data.values()))))
+            done = [a for a in task.get("annotations") or () if not a.get("was_cancelled")]
+            sets = done or task.get("predictions") or [{"result": []}]
+            regions = [region for region in sets[0]["result"] if region.get("type") in _KINDS]
             masks = tuple(_mask(region, i) for i, region in enumerate(regions, start=1))
             sizes = {(mask.segmentation["size"][0], mask.segmentation["size"][1]) for mask in masks}
             if len(sizes) > 1:
@@ -124,17 +130,32 @@ def _path(address: str) -> PurePosixPath:
 def _mask(region: dict[str, Any], number: int) -> MaskRecord:
     value = region["value"]
     size = check_size(region["original_height"], region["original_width"])
-    labels = value.get("brushlabels") or [None]
+    labels = value.get(region["type"]) or [None]
     own = str(region.get("id", ""))
     score = region.get("score")
     mask = mask_of(
-        encode_rle(decode_brush(value["rle"], size)),
+        _rle(region["type"], value, size),
         id=int(own) if own.isdecimal() else number,
         category=None if labels[0] is None else str(labels[0]),
         score=None if score is None else float(score),
     )
     meta = {key: v for key, v in (region.get("meta") or {}).items() if key in _OURS}
     return MaskRecord.from_json({**mask.to_json(), **meta})
+
+
+def _rle(kind: str, value: dict[str, Any], size: tuple[int, int]) -> RLE:
+    """The mask of a region; coordinates are hundredths of the image."""
+    if kind == "brushlabels":
+        return encode_rle(decode_brush(value["rle"], size))
+    if kind == "polygonlabels":
+        points = value["points"]
+    else:
+        if value.get("rotation"):
+            raise SamcliError("a rectangle is turned; make it a polygon")
+        x, y, w, h = (float(value[key]) for key in ("x", "y", "width", "height"))
+        points = [(x, y), (x + w, y), (x + w, y + h), (x, y + h)]
+    height, width = size
+    return polygons_rle([[v for x, y in points for v in (x * width / 100, y * height / 100)]], size)
 
 
 def encode_brush(mask: NDArray[np.bool_]) -> list[int]:

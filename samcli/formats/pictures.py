@@ -84,6 +84,8 @@ def _write_maps(
     if export.merged:
         names = {str(category["id"]): category["name"] for category in categories.to_json()}
         write_text(place / CLASSES, json.dumps({"0": "", **names}, ensure_ascii=False, indent=1) + "\n")
+    else:
+        (place / CLASSES).unlink(missing_ok=True)  # of earlier maps
 
 
 def voc_palette() -> NDArray[np.uint8]:
@@ -166,7 +168,9 @@ def read_png(place: Path, photos: Photos | None) -> Iterator[Item | Unreadable]:
                 raise SamcliError("masks differ in size; cut-outs must not be --tight")
             if not sizes and photos is None:
                 raise SamcliError("no masks, so no size; name the folder of the photos with --images")
-            size = sizes.pop() if sizes else photos.size(photos.named(here))  # type: ignore[union-attr]
+            size = photos.size(photos.named(here)) if photos else sizes.pop()
+            if sizes - {size}:
+                raise SamcliError(f"masks are not of the photo's size {list(size)}")
             yield Item(here, _record(here, photos, size, masks))
         except SamcliError as error:
             yield Unreadable(str(place / name), f"{place / name}: {error}")
@@ -224,7 +228,7 @@ def _files(masks: Sequence[MaskRecord]) -> Iterator[tuple[str, MaskRecord]]:
             plain = "".join("-" if c in '/\\:*?"<>|' or ord(c) < 32 else c for c in mask.category)
             name += f"_{plain.encode('utf-8', 'ignore')[:150].decode('utf-8', 'ignore')}"
         while name in taken:
-            name = f"{number}_{name}"
+            name += f"_{number}"
         taken.add(name)
         yield f"{name}.png", mask
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from samcli.errors import SamcliError
 from samcli.formats.files import open_picture, walk
 from samcli.formats.json_stream import JsonStream
+from samcli.formats.table import FORMATS
 
 LOOKED_AT = 2000  # files of a tree
 _DECIDING = {"samcli": "sa1b", "shapes": "labelme"}
@@ -29,6 +30,9 @@ def _folder(place: Path) -> str | None:
         return "yolo"
     if any(place.glob("annotations/panoptic_*.json")) or any(place.glob("panoptic_*.json")):
         return "coco-panoptic"
+    for format_ in FORMATS.values():
+        if format_.file and (place / format_.file).is_file() and _file(place / format_.file) == format_.name:
+            return format_.name
     for path in islice(_files(place), LOOKED_AT):
         if path.name == "metadata.csv":
             return "amg-png"
@@ -46,7 +50,10 @@ def _folder(place: Path) -> str | None:
 
 
 def _files(place: Path) -> Iterator[Path]:
-    return (place / folder / name for folder, files, _ in walk(place) for name in files)
+    """JSON first in each folder: pictures may lie beside records."""
+    for folder, files, _ in walk(place):
+        for name in sorted(files, key=lambda name: not name.endswith(".json")):
+            yield place / folder / name
 
 
 def _picture(path: Path) -> str | None:

@@ -57,8 +57,10 @@ class Selection:
 
 
 def category_of(mask: MaskRecord) -> str:
-    """The mask's category, `UNNAMED` when it has none."""
-    return UNNAMED if mask.category is None else mask.category
+    """The mask's category; named by its number when it has only that, `UNNAMED` when it has none."""
+    if mask.category is not None:
+        return mask.category
+    return UNNAMED if mask.category_id is None else f"category {mask.category_id}"
 
 
 def score_of(mask: MaskRecord) -> float | None:

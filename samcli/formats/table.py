@@ -57,10 +57,16 @@ class Categories:
     """Numbers of categories, from 1: those given, else those that masks bring, else the next free one."""
 
     numbers: dict[str, int] = field(default_factory=dict)
+    _given: dict[int, str] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._given = {number: name for name, number in self.numbers.items()}
 
     def number(self, mask: MaskRecord) -> int:
         """The number of the mask's category, from now on the same for all of its name."""
         name = category_of(mask)
+        if mask.category is None and mask.category_id is not None:  # a number of those given says enough
+            name = self._given.get(mask.category_id, name)
         if name not in self.numbers:
             wanted, taken = mask.category_id, set(self.numbers.values())
             if wanted is None or wanted < 1 or wanted in taken:

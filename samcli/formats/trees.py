@@ -52,10 +52,12 @@ def read_jsonl(place: Path, photos: Photos | None) -> Iterator[Item | Unreadable
     except OSError as error:
         raise SamcliError(f"{place} cannot be read: {error.strerror}; check the path") from error
     with file:
-        yield from read_lines(file, str(place))
+        yield from read_lines(file, str(place), photos)
 
 
-def read_lines(lines: Iterable[bytes], source: str) -> Iterator[Item | Unreadable]:
+def read_lines(
+    lines: Iterable[bytes], source: str, photos: Photos | None = None
+) -> Iterator[Item | Unreadable]:
     """The records of JSON Lines that come one by one, or the answers that predict prints.
 
     Neighbouring answers of one image are one item. source: what errors call the lines.
@@ -84,25 +86,28 @@ def read_lines(lines: Iterable[bytes], source: str) -> Iterator[Item | Unreadabl
         except SamcliError as error:
             found = Unreadable(where, f"{where}: {error}")
         if answers and (found or data.get("image") != answers[0].get("image")):
-            yield _answered(answers, f"answers before {where}")
+            yield _answered(answers, f"answers before {where}", photos)
             answers = []
         if found:
             yield found
         else:
             answers.append(data)
     if answers:
-        yield _answered(answers, f"the last answers of {source}")
+        yield _answered(answers, f"the last answers of {source}", photos)
 
 
-def _answered(answers: list[dict[str, Any]], where: str) -> Item | Unreadable:
+def _answered(answers: list[dict[str, Any]], where: str, photos: Photos | None) -> Item | Unreadable:
     """An image with the masks of all its prompts, numbered through."""
     image = PurePosixPath(str(answers[0].get("image")))
     try:
         path = relative(image.name if image.is_absolute() else image.as_posix())
         masks = [MaskRecord.from_json(mask) for answer in answers for mask in answer["masks"]]
         sizes = {(mask.segmentation["size"][0], mask.segmentation["size"][1]) for mask in masks}
+        if not sizes and photos:
+            sizes = {photos.size(path.as_posix())}
         if len(sizes) != 1:
-            raise SamcliError("no masks" if not sizes else "masks differ in size")
+            unknown = "no masks, so no size; name the folder of the photos with --images"
+            raise SamcliError("masks differ in size" if sizes else unknown)
         numbered = [replace(mask, id=number) for number, mask in enumerate(masks, start=1)]
         return Item(path.with_suffix(""), _record(path.as_posix(), sizes.pop(), numbered))
     except (SamcliError, TypeError) as error:

@@ -7,11 +7,9 @@ of a pixel from the pixel's corner: both ways give the mask that was written.
 
 from __future__ import annotations
 
-import errno
-import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -32,7 +30,7 @@ QUARTER = 0.25
 
 @contextmanager
 def write_yolo(place: Path, export: Export) -> Iterator[Write]:
-    """Labels, and at the end data.yaml. Photos that are known are linked into images/, or copied."""
+    """Labels, and at the end data.yaml. Photos that are known are copied into images/."""
     names = {name: i for i, name in enumerate(export.labels)}
     if export.category_ids is not None:
         by_number = sorted(export.category_ids, key=lambda name: export.category_ids[name])  # type: ignore[index]
@@ -40,6 +38,8 @@ def write_yolo(place: Path, export: Export) -> Iterator[Write]:
 
     def write(item: Item) -> None:
         record = item.record
+        # The last "images" in a photo's path is what training tools replace by "labels".
+        name = PurePosixPath(*(f"{part}_" if part == "images" else part for part in item.name.parts))
         lines = []
         for mask in record.annotations:
             x, y, bits = decode_window(mask.segmentation)
@@ -50,8 +50,8 @@ def write_yolo(place: Path, export: Export) -> Iterator[Write]:
                 lines.append(f"{number} " + " ".join(f"{v:.7f}" for v in places.ravel()) + "\n")
         if export.photos:
             photo = export.photos.path(record.file_name)
-            _link(photo, place / "images" / f"{item.name}{photo.suffix}")
-        write_text(place / "labels" / f"{item.name}.txt", "".join(lines))
+            _copy(photo, place / "images" / f"{name}{photo.suffix}")
+        write_text(place / "labels" / f"{name}.txt", "".join(lines))
 
     yield write
     classes = "".join(f"  {i}: {_quoted(name)}\n" for name, i in names.items())
@@ -70,19 +70,15 @@ def _quoted(text: str) -> str:
     return quoted.rstrip("\n")
 
 
-def _link(photo: Path, target: Path) -> None:
+def _copy(photo: Path, target: Path) -> None:
+    """Copy a photo: training tools mend pictures in place, so a link would not do."""
     if target.exists() and target.samefile(photo):
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with suppress(FileNotFoundError):
-        target.unlink()
     try:
-        os.link(photo.resolve(), target)
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.EACCES):
-            raise SamcliError(f"{photo} cannot be read: {error.strerror}; check the path") from error
         with photo.open("rb") as source, new_file(target) as copy:
             shutil.copyfileobj(source, copy, 2**20)
+    except FileNotFoundError as error:
+        raise SamcliError(f"{photo} cannot be read: {error.strerror}; check the path") from error
 
 
 def read_yolo(place: Path, photos: Photos | None) -> Iterator[Item | Unreadable]:

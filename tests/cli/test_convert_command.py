@@ -440,6 +440,7 @@ def test_like_numbers_images_and_categories(samcli, out, tmp_path):
         3,
         "",
         "failed: folder/empty.png is not among the images of --like\n"
+        f'note: not among the categories of {like}, so numbered after them: dog, no: "1" #é☕, object\n'
         f"2 images, 6 masks as coco-results in {place}; 1 failed\n",
     )
     assert [(r["image_id"], r["category_id"], r["score"]) for r in load(place)] == [

@@ -200,7 +200,7 @@ def from_coco(record: ImageRecord) -> ImageRecord:
 
 def from_results(record: ImageRecord) -> ImageRecord:
     found = [
-        only(m, id=i, category=f"category {n}", category_id=n, score=1.0 if (s := score_of(m)) is None else s)
+        only(m, id=i, category_id=n, score=1.0 if (s := score_of(m)) is None else s)
         for i, (m, n) in enumerate(numbered(record), start=1)
     ]
     return replace(foreign(record, *found), file_name="1.jpg", image_id=image_id(PurePosixPath("1.jpg")))
