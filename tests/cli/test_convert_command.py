@@ -581,3 +581,127 @@ def test_devices_are_written_to(samcli, out):
         "",
         SUMMARY.format("coco", os.devnull),
     )
+
+
+def test_records_go_before_the_pictures_beside_them(samcli, out):
+    """As in the output of cutout, and of automask --format labelmap."""
+    for name in ("first.cutout.png", "first.labelmap.png"):
+        Image.new("RGBA" if "cutout" in name else "I;16", (4, 4)).save(out / name)
+    code, text, err = samcli("convert", out, "--to", "jsonl", "-o", "-")
+    assert (code, len(text.splitlines())) == (0, 3)
+    assert err == "3 images, 6 masks as jsonl in standard output\n"
+
+
+def test_a_folder_with_the_only_file_of_a_format(samcli, out, tmp_path):
+    for name in ("coco", "coco-results", "jsonl", "labelstudio"):
+        assert samcli("convert", out, "--to", name, "-o", tmp_path / name, "-q").code == 0
+        back = samcli("convert", tmp_path / name, "--to", "sa1b", "-o", tmp_path / f"{name}2", "-q")
+        assert (back.code, back.out) == (
+            3 if name == "labelstudio" else 0,
+            "",
+        )  # one photo has no masks, no size
+
+
+def test_numbers_without_names_stay_apart(samcli, tmp_path):
+    masks = [mask_of(encode_rle(np.eye(4, dtype=bool)), id=i, category_id=n) for i, n in ((1, 18), (2, 44))]
+    out = write_records(
+        tmp_path / "out", [replace(record("a.png"), annotations=tuple(masks), width=4, height=4)]
+    )
+    assert samcli("convert", out, "--to", "coco", "-o", tmp_path / "a.json", "-q").code == 0
+    data = load(tmp_path / "a.json")
+    assert [a["category_id"] for a in data["annotations"]] == [18, 44]
+    assert [c["name"] for c in data["categories"]] == ["category 18", "category 44"]
+    words = [
+        "--to",
+        "coco",
+        "-o",
+        tmp_path / "b.json",
+        "--labels",
+        ",".join(f"c{i}" for i in range(1, 45)),
+        "-q",
+    ]
+    assert samcli("convert", out, *words).code == 0
+    assert [a["category_id"] for a in load(tmp_path / "b.json")["annotations"]] == [18, 44]
+
+
+def test_results_get_the_names_of_their_dataset(samcli, out, tmp_path):
+    assert samcli("convert", out, "--to", "coco", "-o", tmp_path / "set.json", "-q").code == 0
+    assert samcli("convert", out, "--to", "coco-results", "-o", tmp_path / "r.json", "-q").code == 0
+    words = ["--to", "coco", "-o", tmp_path / "back.json", "--like", tmp_path / "set.json", "-q"]
+    assert samcli("convert", tmp_path / "r.json", *words).code == 0
+    whole, back = load(tmp_path / "set.json"), load(tmp_path / "back.json")
+    seen = {annotation["image_id"] for annotation in whole["annotations"]}
+    assert back["images"] == [image for image in whole["images"] if image["id"] in seen]
+    assert back["categories"] == whole["categories"]
+    assert [a["category_id"] for a in back["annotations"]] == [a["category_id"] for a in whole["annotations"]]
+
+
+def test_where_nothing_can_be_written_the_old_file_stays(samcli, out, tmp_path):
+    like = tmp_path / "like.json"
+    like.write_text(json.dumps({"images": [{"id": 1, "file_name": "other.png"}], "categories": []}))
+    for name in ("coco", "coco-results"):
+        place = tmp_path / f"{name}.json"
+        place.write_text("old")
+        code, text, err = samcli("convert", out, "--to", name, "-o", place, "--like", like, "--overwrite")
+        assert (code, text) == (3, "")
+        assert err.splitlines()[0] == "failed: first.png is not among the images of --like"
+        assert place.read_text() == "old"
+
+
+def test_maps_do_not_keep_the_classes_of_earlier_ones(samcli, out, tmp_path):
+    place = tmp_path / "maps"
+    assert samcli("convert", out, "--to", "labelmap", "-o", place, "--merge-category", "-q").code == 0
+    assert (place / "classes.json").exists()
+    assert samcli("convert", out, "--to", "labelmap", "-o", place, "--overwrite", "-q").code == 0
+    assert not (place / "classes.json").exists()
+
+
+def test_nothing_is_written_among_the_photos(samcli, out, photos):
+    code, text, err = samcli(
+        "convert", out, "--to", "palette", "-o", photos, "--images", photos, "--overwrite"
+    )
+    assert (code, text) == (1, "")
+    assert err == f"error: {photos} lies in {photos}, which is read; choose a place of its own\n"
+
+
+def test_yolo_has_its_own_photos_where_training_tools_look(samcli, tmp_path):
+    (tmp_path / "photos/images").mkdir(parents=True)
+    photo = tmp_path / "photos/images/a.png"
+    Image.new("RGB", (3, 2)).save(photo)
+    out = write_records(
+        tmp_path / "out", [replace(record("images/a.png"), width=3, height=2, annotations=())]
+    )
+    place = tmp_path / "set"
+    words = ["--to", "yolo", "-o", place, "--images", tmp_path / "photos", "-q"]
+    assert samcli("convert", out, *words).code == 0
+    copy = place / "images/images_/a.png"
+    assert copy.read_bytes() == photo.read_bytes()
+    assert not copy.samefile(photo)
+    # As ultralytics looks for it: the last /images/ of the path becomes /labels/.
+    label = "/labels/".join(str(copy).rsplit("/images/", 1))
+    assert Path(label).with_suffix(".txt").exists()
+
+
+def test_other_regions_of_label_studio(samcli, tmp_path):
+    size = {"original_width": 10, "original_height": 20}
+    polygon = {"points": [[0, 0], [50, 0], [50, 50], [0, 50]], "polygonlabels": ["cat"]}
+    rectangle = {"x": 50, "y": 50, "width": 20, "height": 10, "rotation": 0, "rectanglelabels": ["dog"]}
+    result = [
+        {"type": "polygonlabels", "value": polygon, **size},
+        {"type": "rectanglelabels", "value": rectangle, **size},
+        {"type": "choices", "value": {"choices": ["x"]}},
+    ]
+    task = {
+        "data": {"text": "hello", "image": "a.jpg"},
+        "annotations": [{"was_cancelled": True, "result": []}, {"result": result}],
+    }
+    (tmp_path / "tasks.json").write_text(json.dumps([task]))
+    assert (
+        samcli("convert", tmp_path / "tasks.json", "--to", "coco", "-o", tmp_path / "a.json", "-q").code == 0
+    )
+    data = load(tmp_path / "a.json")
+    assert [(a["bbox"], a["area"], a["category_id"]) for a in data["annotations"]] == [
+        ([0, 0, 5, 10], 50, 1),
+        ([5, 10, 2, 2], 4, 2),
+    ]
+    assert [image["file_name"] for image in data["images"]] == ["a.jpg"]
