@@ -95,6 +95,7 @@ def test_links_lead_somewhere(document: Path) -> None:
 
 
 OTHERS = {
+    "--formats",
     "--array",
     "--gres",
     "--cpus-per-task",
