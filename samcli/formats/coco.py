@@ -19,13 +19,12 @@ import numpy as np
 from pycocotools import mask as coco
 
 from samcli.errors import SamcliError
-from samcli.formats.files import groups, json_key, json_objects
-from samcli.formats.names import image_id
+from samcli.formats.files import groups, json_bytes, json_key, json_objects
 from samcli.formats.polygons import corner_polygons, polygons_rle
-from samcli.formats.select import mask_of, score_of
+from samcli.formats.select import mask_of, record_of, score_of
 from samcli.formats.table import Export, Item, Photos, Unreadable, Write, relative
 from samcli.masks import check_rle, decode_window
-from samcli.records import RLE, ImageRecord, MaskRecord, check_size, is_counts
+from samcli.records import RLE, MaskRecord, check_size, is_counts
 
 _OURS = ("predicted_iou", "stability_score", "point_coords", "crop_box", "phrase", "detector_score", "score")
 
@@ -51,19 +50,19 @@ def write_coco(file: BinaryIO, export: Export) -> Iterator[Write]:
                 _annotation(mask, i, own, categories.number(mask), export.polygons)
                 for i, mask in enumerate(record.annotations, start=number + 1)
             ]
-            file.write((b",\n  " if count else b"\n  ") + _json(image))
+            file.write((b",\n  " if count else b"\n  ") + json_bytes(image))
             count += 1
             for annotation in annotations:
-                rest.write((b",\n  " if number else b"\n  ") + _json(annotation))
+                rest.write((b",\n  " if number else b"\n  ") + json_bytes(annotation))
                 number += 1
 
         info = {"description": "masks converted by samcli", "version": "1.0", "contributor": "", "url": ""}
-        file.write(b'{"info": ' + _json(info) + b',\n "licenses": [],\n "images": [')
+        file.write(b'{"info": ' + json_bytes(info) + b',\n "licenses": [],\n "images": [')
         yield write
         file.write(b'],\n "annotations": [')
         rest.seek(0)
         shutil.copyfileobj(rest, file, 2**20)
-        file.write(b'],\n "categories": ' + _json(categories.to_json()) + b"}\n")
+        file.write(b'],\n "categories": ' + json_bytes(categories.to_json()) + b"}\n")
 
 
 def _annotation(mask: MaskRecord, number: int, image: int, category: int, polygons: bool) -> dict[str, Any]:
@@ -100,7 +99,7 @@ def read_coco(place: Path, photos: Photos | None) -> Iterator[Item | Unreadable]
                     _mask(annotation, size, number, categories)
                     for number, annotation in enumerate(kept.get(json_key(image, "id")), start=1)
                 ]
-                yield Item(path.with_suffix(""), _record(path, size, masks))
+                yield Item(path.with_suffix(""), record_of(path, size, masks))
             except SamcliError as error:
                 yield Unreadable(name, f"{place}: image {name}: {error}")
 
@@ -169,7 +168,7 @@ def write_coco_results(file: BinaryIO, export: Export) -> Iterator[Write]:
                 "segmentation": mask.to_json()["segmentation"],
                 "score": 1.0 if score is None else score,
             }
-            file.write((b"[\n " if first else b",\n ") + _json(result))
+            file.write((b"[\n " if first else b",\n ") + json_bytes(result))
             first = False
 
     yield write
@@ -190,7 +189,7 @@ def read_coco_results(place: Path, photos: Photos | None) -> Iterator[Item | Unr
                 size = _size(results[0])
                 masks = [_mask(result, size, number, {}) for number, result in enumerate(results, start=1)]
                 file_name = PurePosixPath(photos.named(path)) if photos else path
-                yield Item(path, _record(file_name, size, masks))
+                yield Item(path, record_of(file_name, size, masks))
             except SamcliError as error:
                 yield Unreadable(name, f"{place}: image {name}: {error}")
 
@@ -220,7 +219,7 @@ def named_by(
             for mask in item.record.annotations
         ]
         size = item.record.height, item.record.width
-        yield Item(path.with_suffix(""), _record(path, size, masks))
+        yield Item(path.with_suffix(""), record_of(path, size, masks))
 
 
 def ids_of(place: Path) -> tuple[dict[str, int], dict[str, int]]:
@@ -240,11 +239,3 @@ def _whole(data: dict[str, Any], name: str) -> int:
     if type(value) is not int or value < 0:
         raise SamcliError(f"{name} is not a whole number: {value!r}")
     return value
-
-
-def _record(path: PurePosixPath, size: tuple[int, int], masks: list[MaskRecord]) -> ImageRecord:
-    return ImageRecord(None, None, image_id(path), size[1], size[0], path.as_posix(), tuple(masks))
-
-
-def _json(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace")

@@ -133,6 +133,11 @@ def json_key(data: dict[str, Any], name: str) -> str:
     return json.dumps(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
+def json_bytes(value: Any) -> bytes:
+    """A value as JSON in UTF-8; what UTF-8 lacks (file names that are not text) leaves as JSON's escapes."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace")
+
+
 class Groups:
     """Values kept on disk under keys, for files whose order is not that of the images."""
 

@@ -22,13 +22,12 @@ from numpy.typing import NDArray
 from samcli.errors import SamcliError
 from samcli.formats.atomic import write_text
 from samcli.formats.files import load_json, open_picture, tree
-from samcli.formats.names import image_id
 from samcli.formats.png import encode_png
 from samcli.formats.polygons import polygons_rle
-from samcli.formats.select import category_of, mask_of
+from samcli.formats.select import category_of, mask_of, record_of
 from samcli.formats.table import Export, Item, Photos, Unreadable, Write, relative
 from samcli.masks import decode_rle, decode_window, encode_rle
-from samcli.records import ImageRecord, MaskRecord, check_size
+from samcli.records import MaskRecord, check_size
 
 VERSION = "5.5.0"  # of the format: the first with masks is 5.2
 _OURS = ("id", "predicted_iou", "stability_score", "point_coords", "crop_box", "category_id", "phrase",
@@ -95,7 +94,7 @@ def read_labelme(place: Path, photos: Photos | None) -> Iterator[Item | Unreadab
             image = relative(Path(str(data.get("imagePath") or name.name).replace("\\", "/")).name)
             inner = name.parent / image
             masks = tuple(_masks(data["shapes"], (height, width)))
-            yield Item(name, ImageRecord(None, None, image_id(inner), width, height, str(inner), masks))
+            yield Item(name, record_of(inner, (height, width), masks))
         except SamcliError as error:
             yield Unreadable(str(path), f"{path}: {error}")
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:

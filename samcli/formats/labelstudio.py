@@ -8,7 +8,6 @@ values), 2 bits that choose a size, the length less one, and the value or the va
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -19,10 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samcli.errors import SamcliError
-from samcli.formats.files import json_items
-from samcli.formats.names import image_id
+from samcli.formats.files import json_bytes, json_items
 from samcli.formats.polygons import polygons_rle
-from samcli.formats.select import category_of, mask_of, score_of
+from samcli.formats.select import category_of, mask_of, record_of, score_of
 from samcli.formats.table import Export, Item, Photos, Unreadable, Write, relative
 from samcli.masks import decode_rle, encode_rle
 from samcli.records import RLE, ImageRecord, MaskRecord, check_size
@@ -50,8 +48,7 @@ def write_labelstudio(file: BinaryIO, export: Export) -> Iterator[Write]:
             prediction["score"] = sum(scores) / len(scores)
         address = _address(export.prefix, record.file_name)
         task = {"data": {"image": address}, "predictions": [prediction]}
-        text = json.dumps(task, ensure_ascii=False, allow_nan=False)
-        file.write((b"[\n " if first else b",\n ") + text.encode("utf-8", "backslashreplace"))
+        file.write((b"[\n " if first else b",\n ") + json_bytes(task))
         first = False
 
     yield write
@@ -101,7 +98,7 @@ def read_labelstudio(place: Path, photos: Photos | None) -> Iterator[Item | Unre
             height, width = sizes.pop() if sizes else photos.size(str(path))  # type: ignore[union-attr]
             yield Item(
                 path.with_suffix(""),
-                ImageRecord(None, None, image_id(path), width, height, str(path), masks),
+                record_of(path, (height, width), masks),
             )
         except SamcliError as error:
             yield Unreadable(name, f"{name}: {error}")

@@ -5,7 +5,6 @@ annotations/panoptic_all.json, annotations/panoptic_all/<name>.png
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -18,13 +17,12 @@ from numpy.typing import NDArray
 
 from samcli.errors import SamcliError
 from samcli.formats.atomic import new_file, write_bytes
-from samcli.formats.files import groups, json_key, json_objects, open_picture
-from samcli.formats.names import image_id
+from samcli.formats.files import groups, json_bytes, json_key, json_objects, open_picture
 from samcli.formats.png import encode_png
-from samcli.formats.select import label_map, mask_of
+from samcli.formats.select import label_map, mask_of, record_of
 from samcli.formats.table import Categories, Export, Item, Photos, Unreadable, Write, relative
 from samcli.masks import label_rles
-from samcli.records import RLE, ImageRecord, MaskRecord
+from samcli.records import RLE, MaskRecord
 
 _JSON = PurePosixPath("annotations/panoptic_all.json")
 _OURS = ("predicted_iou", "stability_score", "phrase", "detector_score", "score")
@@ -60,7 +58,7 @@ def write_coco_panoptic(place: Path, export: Export) -> Iterator[Write]:
                 "segments_info": list(_segments(record.annotations, labels, categories)),
             }
             for target, value in ((file, image), (rest, annotation)):
-                target.write((b",\n  " if count else b"\n  ") + _json(value))
+                target.write((b",\n  " if count else b"\n  ") + json_bytes(value))
             count += 1
 
         file.write(b'{"info": {"description": "masks converted by samcli"},\n "licenses": [],\n "images": [')
@@ -69,7 +67,7 @@ def write_coco_panoptic(place: Path, export: Export) -> Iterator[Write]:
         rest.seek(0)
         shutil.copyfileobj(rest, file, 2**20)
         kinds = [{**category, "isthing": int(not export.merged)} for category in categories.to_json()]
-        file.write(b'],\n "categories": ' + _json(kinds) + b"}\n")
+        file.write(b'],\n "categories": ' + json_bytes(kinds) + b"}\n")
 
 
 def _segments(
@@ -111,7 +109,7 @@ def read_coco_panoptic(place: Path, photos: Photos | None) -> Iterator[Item | Un
                 height, width = labels.shape
                 yield Item(
                     inner.with_suffix(""),
-                    ImageRecord(None, None, image_id(inner), width, height, str(inner), tuple(masks)),
+                    record_of(inner, (height, width), masks),
                 )
             except SamcliError as error:
                 yield Unreadable(name, f"{path}: image {name}: {error}")
@@ -149,7 +147,3 @@ def _to_rgb(labels: NDArray[np.uint16]) -> NDArray[np.uint8]:
 def _from_rgb(rgb: NDArray[np.uint8]) -> NDArray[np.int64]:
     numbers: NDArray[np.int64] = rgb.astype(np.int64) @ np.array([1, 256, 65536])
     return numbers
-
-
-def _json(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace")

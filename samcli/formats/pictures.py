@@ -19,9 +19,8 @@ from PIL import Image
 from samcli.errors import SamcliError
 from samcli.formats.atomic import new_folder, write_bytes, write_text
 from samcli.formats.files import load_json, mask_picture, open_picture, tree, walk
-from samcli.formats.names import image_id
 from samcli.formats.png import cutout, encode_png
-from samcli.formats.select import label_map, mask_of
+from samcli.formats.select import label_map, mask_of, record_of
 from samcli.formats.table import Export, Item, Photos, Unreadable, Write
 from samcli.masks import decode_rle, encode_rle, label_rles
 from samcli.records import ImageRecord, MaskRecord
@@ -237,5 +236,4 @@ def _record(
     name: PurePosixPath, photos: Photos | None, size: Sequence[int], masks: Sequence[MaskRecord]
 ) -> ImageRecord:
     file_name = photos.named(name) if photos else name.as_posix()
-    path = PurePosixPath(file_name)
-    return ImageRecord(None, None, image_id(path), int(size[1]), int(size[0]), file_name, tuple(masks))
+    return record_of(PurePosixPath(file_name), size, masks)

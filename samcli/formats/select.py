@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 from typing import Literal
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco
 
 from samcli.errors import SamcliError
+from samcli.formats.names import image_id
 from samcli.masks import Area, decode_rle, decode_window, encode_rle, rle_area
 from samcli.records import RLE, ImageRecord, MaskRecord
 
@@ -119,6 +121,13 @@ def mask_of(
         category_id=category_id,
         score=score,
     )
+
+
+def record_of(file_name: PurePosixPath, size: Sequence[int], masks: Sequence[MaskRecord]) -> ImageRecord:
+    """The record of an image whose masks another program made. size: (height, width)."""
+    height, width = (int(v) for v in size)
+    path = file_name.as_posix()
+    return ImageRecord(None, None, image_id(file_name), width, height, path, tuple(masks))
 
 
 def _merged(masks: Sequence[MaskRecord]) -> list[MaskRecord]:

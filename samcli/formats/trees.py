@@ -16,11 +16,10 @@ from typing import Any, BinaryIO
 
 from samcli.errors import SamcliError
 from samcli.formats.atomic import write_text
-from samcli.formats.files import folders_with, load_json, mask_picture, tree
-from samcli.formats.names import image_id
+from samcli.formats.files import folders_with, json_bytes, load_json, mask_picture, tree
 from samcli.formats.png import write_masks_folder
 from samcli.formats.record import read_error, read_record, record_text
-from samcli.formats.select import mask_of
+from samcli.formats.select import mask_of, record_of
 from samcli.formats.table import Export, Item, Photos, Unreadable, Write, relative
 from samcli.masks import encode_rle
 from samcli.records import ImageRecord, MaskRecord
@@ -109,7 +108,7 @@ def _answered(answers: list[dict[str, Any]], where: str, photos: Photos | None) 
             unknown = "no masks, so no size; name the folder of the photos with --images"
             raise SamcliError("masks differ in size" if sizes else unknown)
         numbered = [replace(mask, id=number) for number, mask in enumerate(masks, start=1)]
-        return Item(path.with_suffix(""), _record(path.as_posix(), sizes.pop(), numbered))
+        return Item(path.with_suffix(""), record_of(path, sizes.pop(), numbered))
     except (SamcliError, TypeError) as error:
         return Unreadable(str(image), f"{where}: {image}: {error}")
 
@@ -119,8 +118,7 @@ def write_jsonl(file: BinaryIO, export: Export) -> Iterator[Write]:
     """A record on each line."""
 
     def write(item: Item) -> None:
-        text = json.dumps(item.record.to_json(), ensure_ascii=False, allow_nan=False)
-        file.write(text.encode("utf-8", "backslashreplace") + b"\n")
+        file.write(json_bytes(item.record.to_json()) + b"\n")
         file.flush()
 
     yield write
@@ -143,7 +141,7 @@ def read_amg(place: Path, photos: Photos | None) -> Iterator[Item | Unreadable]:
                 raise SamcliError("no masks, so no size; name the folder of the photos with --images")
             if any(mask.segmentation["size"] != [height, width] for mask in masks):
                 raise SamcliError("masks differ in size")
-            yield Item(name, _record(file_name, (height, width), masks))
+            yield Item(name, record_of(PurePosixPath(file_name), (height, width), masks))
         except SamcliError as error:
             yield Unreadable(str(path), f"{path}: {error}")
 
@@ -201,7 +199,7 @@ def read_amg_png(place: Path, photos: Photos | None) -> Iterator[Item | Unreadab
             if not sizes and not photos:
                 raise SamcliError("no masks, so no size; name the folder of the photos with --images")
             height, width = sizes.pop() if sizes else photos.size(file_name)  # type: ignore[union-attr]
-            yield Item(name, _record(file_name, (height, width), masks))
+            yield Item(name, record_of(PurePosixPath(file_name), (height, width), masks))
         except SamcliError as error:
             yield Unreadable(str(folder), f"{folder}: {error}")
 
@@ -226,8 +224,3 @@ def write_amg_png(place: Path, export: Export) -> Iterator[Write]:
         write_masks_folder(place / item.name, item.record.annotations, inclusive=True)
 
     yield write
-
-
-def _record(file_name: str, size: tuple[int, int], masks: list[MaskRecord]) -> ImageRecord:
-    path = PurePosixPath(file_name)
-    return ImageRecord(None, None, image_id(path), size[1], size[0], path.as_posix(), tuple(masks))

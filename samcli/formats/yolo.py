@@ -18,12 +18,11 @@ from samcli.errors import SamcliError
 from samcli.formats.atomic import new_file, write_text
 from samcli.formats.class_names import beside
 from samcli.formats.files import tree
-from samcli.formats.names import image_id
 from samcli.formats.polygons import fill_contours, pixel_contour
-from samcli.formats.select import category_of, mask_of
+from samcli.formats.select import category_of, mask_of, record_of
 from samcli.formats.table import Export, Item, Photos, Unreadable, Write
 from samcli.masks import decode_window, encode_rle
-from samcli.records import ImageRecord, MaskRecord
+from samcli.records import MaskRecord
 
 QUARTER = 0.25
 
@@ -102,7 +101,7 @@ def read_yolo(place: Path, photos: Photos | None) -> Iterator[Item | Unreadable]
             inner = PurePosixPath(file_name)
             yield Item(
                 name,
-                ImageRecord(None, None, image_id(inner), size[1], size[0], file_name, tuple(masks)),
+                record_of(inner, size, masks),
             )
         except SamcliError as error:
             yield Unreadable(str(path), f"{path}: {error}")
