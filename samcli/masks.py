@@ -229,7 +229,8 @@ def remove_small_regions(
     # themselves.
     margin = math.ceil(max(math.sqrt(min_area), min_area / min(mask.shape)))
     x, y, w, h = mask_bbox(mask)
-    window = np.s_[max(y - margin, 0) : y + h + margin, max(x - margin, 0) : x + w + margin]
+    top, left = max(y - margin, 0) // 2 * 2, max(x - margin, 0) // 2 * 2  # even: OpenCV labels 2x2 at once,
+    window = np.s_[top : y + h + margin, left : x + w + margin]  # so of equal islands the same one stays
     regions = mask[window] if mode == "islands" else ~mask[window]
     count, labels = cv2.connectedComponents(regions.astype(np.uint8), connectivity=8)
     sizes = np.bincount(labels.ravel(), minlength=count)[1:]

@@ -99,7 +99,8 @@ def _answered(answers: list[dict[str, Any]], where: str, photos: Photos | None) 
     """An image with the masks of all its prompts, numbered through."""
     image = PurePosixPath(str(answers[0].get("image")))
     try:
-        path = relative(image.name if image.is_absolute() else image.as_posix())
+        outside = image.is_absolute() or ".." in image.parts
+        path = relative(image.name if outside else image.as_posix())
         masks = [MaskRecord.from_json(mask) for answer in answers for mask in answer["masks"]]
         sizes = {(mask.segmentation["size"][0], mask.segmentation["size"][1]) for mask in masks}
         if not sizes and photos:
