@@ -116,7 +116,7 @@ def convert(
     selection = Selection(
         options.area(min_area, "--min-area"),
         options.area(max_area, "--max-area"),
-        min_score,
+        options.score(min_score),
         tuple(category),
         merge_category,
         background,
@@ -166,35 +166,37 @@ def convert(
         raise SamcliError(f"{out} holds nothing in the format {source.name}; check the path, or give --from")
     tally: Tally[str] = Tally()
     foreign: set[str] = set()  # categories that --like does not have
-    with (
-        report.progress(None, "image") as progress,
-        names() as came,
-        suppress(_NothingError),
-        _writing(target, place, export) as write,
-    ):
-        for item in chain([first], items):
-            try:
-                if isinstance(item, Unreadable):
-                    raise SamcliError(item.reason)
-                _check_new(item, came, named=bool(source.file and target.file))
-                record = selection.apply(item.record)
-                write(item._replace(record=record))
-                if category_ids is not None:
-                    foreign |= {
-                        category_of(mask) for mask in record.annotations if _foreign(mask, category_ids)
-                    }
-            except StopError:
-                raise
-            except SamcliError as error:
-                name = item.name if isinstance(item, Unreadable) else item.record.file_name
-                tally.failures.append(Failure(str(name), str(error)))
-            else:
-                tally.done += 1
-                tally.counts["masks"] += len(record.annotations)
-            progress(tally)
-        if not tally.done:
-            raise _NothingError  # what is there already stays
-    say_failures((failure.item, failure.reason) for failure in tally.failures)
+    try:
+        with (
+            report.progress(None, "image") as progress,
+            names() as came,
+            suppress(_NothingError),
+            _writing(target, place, export) as write,
+        ):
+            for item in chain([first], items):
+                try:
+                    if isinstance(item, Unreadable):
+                        raise SamcliError(item.reason)
+                    _check_new(item, came, named=bool(source.file and target.file))
+                    record = selection.apply(item.record)
+                    write(item._replace(record=record))
+                    if category_ids is not None:
+                        foreign |= {
+                            category_of(mask) for mask in record.annotations if _foreign(mask, category_ids)
+                        }
+                except StopError:
+                    raise
+                except SamcliError as error:
+                    name = item.name if isinstance(item, Unreadable) else item.record.file_name
+                    tally.failures.append(Failure(str(name), str(error)))
+                else:
+                    tally.done += 1
+                    tally.counts["masks"] += len(record.annotations)
+                progress(tally)
+            if not tally.done:
+                raise _NothingError  # what is there already stays
+    finally:
+        say_failures((failure.item, failure.reason) for failure in tally.failures)
     where = "standard output" if output == STDIN else place
     if foreign:
         which = ", ".join(sorted(foreign)[:3]) + (", ..." if len(foreign) > 3 else "")

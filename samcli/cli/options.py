@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -227,6 +228,13 @@ def area(text: str | None, option: str) -> Area | None:
         return parse_area(text)
     except SamcliError as error:
         raise UsageError(f"{option} {error}") from error
+
+
+def score(least: float | None) -> float | None:
+    """What --min-score says. Raises UsageError."""
+    if least is not None and not math.isfinite(least):
+        raise UsageError(f"--min-score {least} is not a finite number")
+    return least
 
 
 def labels(text: str | None) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -131,8 +130,7 @@ def predict(
             raise UsageError("--boxes needs an image, or a folder of images, by name")
         if labels is not None and like is not None:
             raise UsageError("--labels and --like both name the categories; choose one")
-        if min_score is not None and not math.isfinite(min_score):
-            raise UsageError(f"--min-score {min_score} is not a finite number")
+        min_score = options.score(min_score)
     elif min_score is not None or labels is not None or like is not None or include or exclude:
         raise UsageError("--min-score, --labels, --like, --include and --exclude go with --boxes")
     if sys.stdin.isatty() and (prompts == "-" or image == STDIN or not (image or prompts)):

@@ -705,3 +705,17 @@ def test_other_regions_of_label_studio(samcli, tmp_path):
         ([5, 10, 2, 2], 4, 2),
     ]
     assert [image["file_name"] for image in data["images"]] == ["a.jpg"]
+
+
+def test_failures_are_told_also_when_there_are_no_results(samcli, tmp_path):
+    out = write_records(tmp_path / "out", [replace(record("a.png"), annotations=())])
+    (out / "b.json").write_text("{")
+    code, text, err = samcli("convert", out, "--to", "coco-results", "-o", tmp_path / "r.json")
+    assert (code, text) == (1, "")
+    failed, error = err.splitlines()
+    assert failed.startswith(f"failed: {out}/b.json is not a samcli record: ")
+    assert error == (
+        "error: there are no masks; COCO results of none cannot be loaded, so nothing is written"
+    )
+    wrong = samcli("convert", out, "--to", "coco", "-o", tmp_path / "c.json", "--min-score", "nan")
+    assert wrong == (2, "", "error: --min-score nan is not a finite number\n")
