@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Annotated
@@ -164,8 +165,7 @@ def convert(
     first = next(items, None)
     if first is None:
         raise SamcliError(f"{out} holds nothing in the format {source.name}; check the path, or give --from")
-    tally: Tally[str] = Tally()
-    foreign: set[str] = set()  # categories that --like does not have
+    done = _Done(selection, category_ids, named=bool(source.file and target.file))
     try:
         with (
             report.progress(None, "image") as progress,
@@ -174,38 +174,20 @@ def convert(
             _writing(target, place, export) as write,
         ):
             for item in chain([first], items):
-                try:
-                    if isinstance(item, Unreadable):
-                        raise SamcliError(item.reason)
-                    _check_new(item, came, named=bool(source.file and target.file))
-                    record = selection.apply(item.record)
-                    write(item._replace(record=record))
-                    if category_ids is not None:
-                        foreign |= {
-                            category_of(mask) for mask in record.annotations if _foreign(mask, category_ids)
-                        }
-                except StopError:
-                    raise
-                except SamcliError as error:
-                    name = item.name if isinstance(item, Unreadable) else item.record.file_name
-                    tally.failures.append(Failure(str(name), str(error)))
-                else:
-                    tally.done += 1
-                    tally.counts["masks"] += len(record.annotations)
-                progress(tally)
-            if not tally.done:
+                done.take(item, came, write)
+                progress(done.tally)
+            if not done.tally.done:
                 raise _NothingError  # what is there already stays
     finally:
+        tally = done.tally
         say_failures((failure.item, failure.reason) for failure in tally.failures)
     where = "standard output" if output == STDIN else place
-    if foreign:
-        which = ", ".join(sorted(foreign)[:3]) + (", ..." if len(foreign) > 3 else "")
+    if done.foreign:
+        which = ", ".join(sorted(done.foreign)[:3]) + (", ..." if len(done.foreign) > 3 else "")
         report.note(f"note: not among the categories of {like}, so numbered after them: {which}")
-    done, failed = plural(tally.done, "images"), len(tally.failures)
-    report.note(
-        f"{done}, {plural(tally.counts['masks'], 'masks')} as {to} in {where}"
-        + (f"; {failed} failed" if failed else "")
-    )
+    failed = f"; {len(tally.failures)} failed" if tally.failures else ""
+    masks = plural(tally.counts["masks"], "masks")
+    report.note(f"{plural(tally.done, 'images')}, {masks} as {to} in {where}{failed}")
     if json:
         summary = {
             "images": tally.done,
@@ -223,18 +205,51 @@ class _NothingError(Exception):
     """No image could be written."""
 
 
-def _check_new(item: Item, came: Names, *, named: bool) -> None:
-    """Raise SamcliError for an image that came before. named: known by its whole name, not by its files'."""
-    if named and not came.add(item.record.file_name):
-        raise SamcliError("it came before; masks of one image must stand together, or images be renamed")
-    if not named and not came.add(str(item.name)):
-        raise SamcliError(f"another image is called {item.name}, too, but for its ending; rename one")
+@dataclass
+class _Done:
+    """What has been converted. known: the categories of --like, and foreign those that it does not have.
 
+    named: images are known by their whole name, not by that of their files.
+    """
 
-def _foreign(mask: MaskRecord, known: Mapping[str, int]) -> bool:
-    if mask.category is None and mask.category_id in known.values():
-        return False
-    return category_of(mask) not in known
+    selection: Selection
+    known: Mapping[str, int] | None
+    named: bool
+    tally: Tally[str] = field(default_factory=Tally)
+    foreign: set[str] = field(default_factory=set)
+
+    def take(self, item: Item | Unreadable, came: Names, write: Write) -> None:
+        """Write an image, or count it as failed. came: the names so far."""
+        try:
+            if isinstance(item, Unreadable):
+                raise SamcliError(item.reason)
+            self._check_new(item, came)
+            record = self.selection.apply(item.record)
+            write(item._replace(record=record))
+        except StopError:
+            raise
+        except SamcliError as error:
+            name = item.name if isinstance(item, Unreadable) else item.record.file_name
+            self.tally.failures.append(Failure(str(name), str(error)))
+        else:
+            self.tally.done += 1
+            self.tally.counts["masks"] += len(record.annotations)
+            if self.known is not None:
+                self.foreign |= {
+                    category_of(m) for m in record.annotations if self._is_foreign(m, self.known)
+                }
+
+    def _check_new(self, item: Item, came: Names) -> None:
+        if self.named and not came.add(item.record.file_name):
+            raise SamcliError("it came before; masks of one image must stand together, or images be renamed")
+        if not self.named and not came.add(str(item.name)):
+            raise SamcliError(f"another image is called {item.name}, too, but for its ending; rename one")
+
+    @staticmethod
+    def _is_foreign(mask: MaskRecord, known: Mapping[str, int]) -> bool:
+        if mask.category is None and mask.category_id in known.values():
+            return False
+        return category_of(mask) not in known
 
 
 def _format(name: str, option: str) -> Format:
