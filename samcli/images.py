@@ -139,10 +139,19 @@ def load(
 
 def size_of(path: Path) -> tuple[int, int]:
     """(height, width) of an image as `load` gives it, from its header. Raises SamcliError."""
-    data = read(path)
     try:
-        with _quiet_pillow:
-            image = _opened(data, str(path))
+        file = path.open("rb")
+    except OSError:
+        read(path)  # says why
+        raise
+    try:
+        with _quiet_pillow, file:
+            Image.init()
+            image: Image.Image
+            try:
+                image = Image.open(file, formats=[f for f in _FORMATS if f in Image.OPEN])
+            except UnidentifiedImageError:  # says why, or reads what another package can
+                image = _opened(read(path), str(path))
             width, height = image.size
             return (width, height) if _orientation(image) >= 5 else (height, width)
     except _DAMAGED as error:

@@ -696,3 +696,23 @@ def test_a_folder_that_cannot_be_listed(tmp_path, monkeypatch):
     assert str(caught.value) == (
         f"{tmp_path}/locked cannot be listed: Permission denied; change its permissions or leave it out"
     )
+
+
+@pytest.mark.parametrize("orientation", range(10))
+def test_the_size_from_the_header_is_that_of_the_picture(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "a.jpg"
+    Image.new("RGB", (7, 4)).save(path, exif=exif)
+    assert images.size_of(path) == images.load(path).shape[:2]
+
+
+@pytest.mark.parametrize("data", [b"", b"no picture", b"\x89PNG\r\n\x1a\n"])
+def test_what_has_no_size_fails_as_it_would_when_decoded(tmp_path, data):
+    path = tmp_path / "a.png"
+    path.write_bytes(data)
+    with pytest.raises(SamcliError) as header:
+        images.size_of(path)
+    with pytest.raises(SamcliError) as whole:
+        images.load(path)
+    assert str(header.value) == str(whole.value)

@@ -5,19 +5,20 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from samcli.automask import PRESETS, AutomaskConfig, AutomaskSettings, generate
-from samcli.batch import Room, Work
+from samcli.batch import Room
 from samcli.cli import options
 from samcli.cli.folder import FolderSink, run_images
-from samcli.cli.inputs import Decoded, parse_pixels, read_picture
-from samcli.cli.model import ModelOptions, images_at_once, saved_embedding
+from samcli.cli.inputs import parse_pixels, read_picture
+from samcli.cli.masking import Masked, MaskWork
+from samcli.cli.model import ModelOptions
 from samcli.cli.report import Report
 from samcli.formats.atomic import write_bytes
-from samcli.formats.names import OutputPaths, image_id
+from samcli.formats.names import OutputPaths
 from samcli.formats.png import encode_jpeg, encode_png, write_masks_folder
 from samcli.formats.record import read_record, write_record
 from samcli.formats.select import Flatten, label_map
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from samcli.predictor import Embedding
+    from samcli.cli.masking import Look
+    from samcli.predictor import Predictor
 
 
 class Picture(str, Enum):
@@ -168,60 +170,16 @@ def automask(
     pictures = _Pictures(frozenset(format_), overlay, flatten, limit)
     again = retry_failed or inputs.alone is not None
     sink = _Sink(output, keep_extension, overwrite, again, run, pictures)
-    make_work = _MakeWork(settings, config, run, embeddings, keep_extension, limit)
+    make_work = _MakeWork(settings, run, embeddings, keep_extension, limit, config)
     raise typer.Exit(run_images(report, inputs, make_work, sink, known, options.cluster(ray, threads)))
 
 
-class _Seen(NamedTuple):
-    item: ImageFile
-    picture: Decoded
-    embedding: Embedding | None
-
-
-class _Result(NamedTuple):
-    record: ImageRecord
-    pixels: NDArray[np.uint8]
-
-
 @dataclass(frozen=True)
-class _MakeWork:
-    settings: ModelOptions
+class _MakeWork(MaskWork):
     config: AutomaskConfig
-    run: Run
-    embeddings: Path | None
-    keep_extension: bool
-    max_pixels: int
 
-    def __call__(self, device: str) -> Work[ImageFile, _Result]:
-        predictor = self.settings.predictor(device)
-
-        def read(item: ImageFile, room: Room) -> _Seen:
-            picture = read_picture(item, self.max_pixels, room)
-            embedding = None
-            if self.embeddings:
-                embedding = saved_embedding(
-                    self.embeddings, item, picture.source, self.settings, predictor, self.keep_extension
-                )
-            return _Seen(item, picture, embedding)
-
-        def compute(seen: list[_Seen]) -> list[_Result]:
-            fresh = [one.picture.pixels for one in seen if one.embedding is None]
-            # One at a time is left to the generator, which knows whether it needs the whole image.
-            embedded = iter(predictor.embed_many(fresh) if len(fresh) > 1 else [None] * len(fresh))
-            return [look(one, one.embedding or next(embedded)) for one in seen]
-
-        def look(seen: _Seen, embedding: Embedding | None) -> _Result:
-            (item, (source, pixels), _), name = seen, seen.item.relative.as_posix()
-            masks = generate(predictor, pixels, self.config, embedding=embedding)
-            height, width = pixels.shape[:2]
-            return _Result(
-                ImageRecord(
-                    self.run, source, image_id(item.relative), width, height, name, annotations=masks
-                ),
-                pixels,
-            )
-
-        return Work(compute, read, images_at_once(predictor))
+    def look(self, predictor: Predictor) -> Look:
+        return lambda pixels, embedding: generate(predictor, pixels, self.config, embedding=embedding)
 
 
 @dataclass(frozen=True)
@@ -268,7 +226,7 @@ class _Pictures:
 
 
 @dataclass
-class _Sink(FolderSink[ImageFile, _Result]):
+class _Sink(FolderSink[ImageFile, Masked]):
     """Writes pictures, then the record: where there is a record, everything is there."""
 
     made_by: Run
@@ -283,7 +241,7 @@ class _Sink(FolderSink[ImageFile, _Result]):
     def others(self, paths: OutputPaths) -> tuple[Path, ...]:
         return (paths.masks, paths.labelmap, paths.overlay, paths.cutout, paths.cutout_png)
 
-    def store(self, paths: OutputPaths, item: ImageFile, result: _Result) -> dict[str, int]:
+    def store(self, paths: OutputPaths, item: ImageFile, result: Masked) -> dict[str, int]:
         self.pictures.write(paths, self.pictures.wanted(paths), result.record, result.pixels)
         write_record(paths.record, result.record)
         return {"masks": len(result.record.annotations)}

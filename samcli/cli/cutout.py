@@ -4,34 +4,34 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from samcli.batch import Room, Work
+from samcli.batch import Room
 from samcli.cli import options
 from samcli.cli.folder import FolderSink, run_images
 from samcli.cli.inputs import Decoded, decode, listed_file, parse_pixels, read_picture, read_stdin
-from samcli.cli.model import Model, ModelOptions, images_at_once, saved_embedding
+from samcli.cli.masking import Masked, MaskWork
+from samcli.cli.model import Model, ModelOptions
 from samcli.cli.prompts import STDIN
 from samcli.cli.report import Report, UsageError, json_line, write_stdout
 from samcli.cutout import COLOUR, CutoutConfig, find, load_finder, paint
 from samcli.errors import SamcliError
 from samcli.formats.atomic import write_bytes
-from samcli.formats.names import OutputPaths, image_id
+from samcli.formats.names import OutputPaths, names_folder
 from samcli.formats.png import encode_png, png_said
 from samcli.formats.record import read_record, write_record
 from samcli.images import MAX_PIXELS, ImageFile, input_file
 from samcli.masks import decode_rle
-from samcli.records import ImageRecord, Run
+from samcli.records import ImageRecord, MaskRecord, Run
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from samcli.cutout import Finder
+    from samcli.cli.masking import Look
     from samcli.predictor import Embedding, Predictor
 
 NOTHING_FOUND = 5  # exit code
@@ -104,8 +104,13 @@ def cutout(
         chosen = (files_from, null, include, exclude, overwrite, retry_failed, shard, ray)
         if any(chosen) or device == "all":
             raise UsageError(f"-o {output} is for one named image; give a folder for lists and runs: -o DIR/")
-        one = _One(_only(images, output), output, settings, config, look, limit)
-        raise typer.Exit(one.run(report, embeddings, root, keep_extension, fail_empty=fail_empty))
+        path = _only(images, output)
+        if json and output == "-":
+            raise UsageError("-o - and --json both want standard output; choose one")
+        item, picture = _read(path, root, limit)
+        known = settings.load(report)
+        work = _MakeWork(settings, _run(settings, known, config), embeddings, keep_extension, limit, config)
+        raise typer.Exit(_one(report, work, known, item, picture, look, output, fail_empty=fail_empty))
     if STDIN in images:
         raise UsageError("an image on standard input needs -o FILE.png, or -o - for standard output")
     inputs = options.inputs(
@@ -115,7 +120,7 @@ def cutout(
     run = _run(settings, known, config)
     again = retry_failed or inputs.alone is not None
     sink = _Sink(Path(output), keep_extension, overwrite, again, run, look, limit, fail_empty)
-    make_work = _MakeWork(settings, config, run, embeddings, keep_extension, limit)
+    make_work = _MakeWork(settings, run, embeddings, keep_extension, limit, config)
     code = run_images(report, inputs, make_work, sink, known, options.cluster(ray, threads))
     raise typer.Exit(NOTHING_FOUND if fail_empty and not (code or sink.found) else code)
 
@@ -143,68 +148,22 @@ class _Look:
         return encode_png(painted, said=self.said)
 
 
-class _Seen(NamedTuple):
-    item: ImageFile
-    picture: Decoded
-    embedding: Embedding | None
-
-
-class _Result(NamedTuple):
-    record: ImageRecord
-    pixels: NDArray[np.uint8]
-
-
 @dataclass(frozen=True)
-class _MakeWork:
-    settings: ModelOptions
+class _MakeWork(MaskWork):
     config: CutoutConfig
-    run: Run
-    embeddings: Path | None
-    keep_extension: bool
-    max_pixels: int
 
-    def __call__(self, device: str) -> Work[ImageFile, _Result]:
-        predictor = self.settings.predictor(device)
-        finder = _finder(predictor)
+    def look(self, predictor: Predictor) -> Look:
+        finder = load_finder(predictor)
 
-        def read(item: ImageFile, room: Room) -> _Seen:
-            picture = read_picture(item, self.max_pixels, room)
-            embedding = None
-            if self.embeddings:
-                embedding = saved_embedding(
-                    self.embeddings, item, picture.source, self.settings, predictor, self.keep_extension
-                )
-            return _Seen(item, picture, embedding)
+        def look(pixels: NDArray[np.uint8], embedding: Embedding | None) -> tuple[MaskRecord, ...]:
+            found = find(predictor, pixels, self.config, finder=finder, embedding=embedding)
+            return () if found is None else (found,)
 
-        def compute(seen: list[_Seen]) -> list[_Result]:
-            fresh = [one.picture.pixels for one in seen if one.embedding is None]
-            embedded = iter(predictor.embed_many(fresh) if len(fresh) > 1 else [None] * len(fresh))
-            return [look(one, one.embedding or next(embedded)) for one in seen]
-
-        def look(seen: _Seen, embedding: Embedding | None) -> _Result:
-            return _Result(_record(seen, self.run, predictor, self.config, finder, embedding), seen[1].pixels)
-
-        return Work(compute, read, images_at_once(predictor))
-
-
-def _record(
-    seen: _Seen,
-    run: Run,
-    predictor: Predictor,
-    config: CutoutConfig,
-    finder: Finder,
-    embedding: Embedding | None,
-) -> ImageRecord:
-    source, pixels = seen.picture
-    height, width = pixels.shape[:2]
-    found = find(predictor, pixels, config, finder=finder, embedding=embedding)
-    relative = seen.item.relative
-    masks = () if found is None else (found,)
-    return ImageRecord(run, source, image_id(relative), width, height, relative.as_posix(), masks)
+        return look
 
 
 @dataclass
-class _Sink(FolderSink[ImageFile, _Result]):
+class _Sink(FolderSink[ImageFile, Masked]):
     """Writes the picture, then the record: where there is a record, everything is there.
 
     found: something stood out in an image, of this run or, where fail_empty asks for it, an earlier one.
@@ -227,7 +186,7 @@ class _Sink(FolderSink[ImageFile, _Result]):
     def others(self, paths: OutputPaths) -> tuple[Path, ...]:
         return (paths.cutout_png, paths.masks, paths.labelmap, paths.overlay, paths.cutout)
 
-    def store(self, paths: OutputPaths, item: ImageFile, result: _Result) -> dict[str, int]:
+    def store(self, paths: OutputPaths, item: ImageFile, result: Masked) -> dict[str, int]:
         write_bytes(paths.cutout_png, self.look.png(result.record, result.pixels))
         write_record(paths.record, result.record)
         self.found |= bool(result.record.annotations)
@@ -243,66 +202,46 @@ class _Sink(FolderSink[ImageFile, _Result]):
                 write_bytes(paths.cutout_png, self.look.png(record, pixels))
 
 
-@dataclass(frozen=True)
-class _One:
-    """One image to one picture."""
+def _one(
+    report: Report,
+    work: _MakeWork,
+    known: Model,
+    item: ImageFile,
+    picture: Decoded,
+    look: _Look,
+    output: str,
+    *,
+    fail_empty: bool,
+) -> int:
+    """Cut out of one image, write one picture, and return the exit code."""
+    predictor = work.settings.predictor(known.devices[0])
+    seen = work.seen(item, picture, predictor)
+    record = work.masked(seen, work.look(predictor), seen.embedding).record
+    data = look.png(record, picture.pixels)
+    if output == "-":
+        write_stdout(data)
+    else:
+        write_bytes(Path(output), data)
+    if report.json:
+        write_stdout(json_line(record.to_json()))
+    if not record.annotations:
+        name = "standard input" if item.path == STDIN else item.path
+        report.note(
+            f"note: nothing stands out in {name}, the cut-out is empty; "
+            "--min-confidence 0 cuts out the best guess"
+        )
+    return NOTHING_FOUND if fail_empty and not record.annotations else 0
 
-    path: Path
-    output: str
-    settings: ModelOptions
-    config: CutoutConfig
-    look: _Look
-    max_pixels: int
 
-    def run(
-        self,
-        report: Report,
-        embeddings: Path | None,
-        root: Path | None,
-        keep_extension: bool,
-        *,
-        fail_empty: bool,
-    ) -> int:
-        """Cut out, write, and return the exit code."""
-        if report.json and self.output == "-":
-            raise UsageError("-o - and --json both want standard output; choose one")
-        item, picture = self._read(root)
-        known = self.settings.load(report)
-        predictor = self.settings.predictor(known.devices[0])
-        embedding = None
-        if embeddings:
-            embedding = saved_embedding(
-                embeddings, item, picture.source, self.settings, predictor, keep_extension
-            )
-        seen = _Seen(item, picture, embedding)
-        run = _run(self.settings, known, self.config)
-        record = _record(seen, run, predictor, self.config, _finder(predictor), embedding)
-        data = self.look.png(record, picture.pixels)
-        if self.output == "-":
-            write_stdout(data)
-        else:
-            write_bytes(Path(self.output), data)
-        if report.json:
-            write_stdout(json_line(record.to_json()))
-        if not record.annotations:
-            name = "standard input" if self.path == STDIN else self.path
-            report.note(
-                f"note: nothing stands out in {name}, the cut-out is empty; "
-                "--min-confidence 0 cuts out the best guess"
-            )
-        return NOTHING_FOUND if fail_empty and not record.annotations else 0
-
-    def _read(self, root: Path | None) -> tuple[ImageFile, Decoded]:
-        if self.path == STDIN:
-            item, data = ImageFile(STDIN, PurePosixPath("stdin")), read_stdin()
-            source = input_file(data, item.relative)
-            return item, Decoded(
-                source, decode(data, source, "standard input", self.max_pixels, lambda size: None)
-            )
-        item = listed_file(self.path, root)
-        if item.problem:
-            raise SamcliError(item.problem)
-        return item, read_picture(item, self.max_pixels)
+def _read(path: Path, root: Path | None, max_pixels: int) -> tuple[ImageFile, Decoded]:
+    if path == STDIN:
+        item, data = ImageFile(STDIN, PurePosixPath("stdin")), read_stdin()
+        source = input_file(data, item.relative)
+        return item, Decoded(source, decode(data, source, "standard input", max_pixels, lambda size: None))
+    item = listed_file(path, root)
+    if item.problem:
+        raise SamcliError(item.problem)
+    return item, read_picture(item, max_pixels)
 
 
 def _only(images: list[Path], output: str) -> Path:
@@ -322,10 +261,9 @@ def _only(images: list[Path], output: str) -> Path:
 
 def _is_folder(output: str) -> bool:
     """Whether -o names a folder rather than a picture. Raises UsageError for a picture of another kind."""
-    path = Path(output)
-    if output != "-" and (output.endswith("/") or path.is_dir() or not path.suffix):
+    if output != "-" and names_folder(output):
         return True
-    if output != "-" and path.suffix.lower() != ".png":
+    if output != "-" and Path(output).suffix.lower() != ".png":
         raise UsageError(f"-o {output} must end in .png, be - for standard output, or a folder (end it in /)")
     return False
 
@@ -348,8 +286,3 @@ def _run(settings: ModelOptions, model: Model, config: CutoutConfig) -> Run:
     from samcli.weights import salient_sha256
 
     return settings.run("cutout", model, {**asdict(config), "salient_sha256": salient_sha256()})
-
-
-@lru_cache(maxsize=1)
-def _finder(predictor: Predictor) -> Finder:
-    return load_finder(predictor)

@@ -20,7 +20,7 @@ from samcli.cli.prompts import STDIN
 from samcli.cli.report import Report, UsageError, json_line, write_stdout
 from samcli.formats.atomic import new_folder, write_bytes
 from samcli.formats.logits import save_logits
-from samcli.formats.names import OutputPaths, check_unique, image_id
+from samcli.formats.names import OutputPaths, check_unique, image_id, names_folder
 from samcli.formats.png import cutout, encode_jpeg, encode_png
 from samcli.formats.record import read_record, write_record
 from samcli.formats.select import label_map
@@ -66,7 +66,7 @@ def target(output: str | None, format_: Format | None, *, json: bool, terminal: 
             raise UsageError("--format needs -o: a .png file, a folder, or - for standard output")
         return Target("table" if terminal and not json else "lines", STDIN, None)
     path = Path(output)
-    if output.endswith("/") or path.is_dir() or not path.suffix:
+    if names_folder(output):
         return Target("folder", path, format_)
     kinds: dict[str, Literal["png", "json", "jsonl"]] = {".png": "png", ".json": "json", ".jsonl": "jsonl"}
     kind = kinds.get(path.suffix.lower())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 import tempfile
@@ -19,9 +18,12 @@ from samcli import batch
 from samcli.batch import Room, Work
 from samcli.cli import options
 from samcli.cli.inputs import parse_pixels
+from samcli.cli.photos import PhotoFolder
 from samcli.cli.report import Report, UsageError, named, plural, say_error, say_failures, write_stdout
 from samcli.errors import LeftAloneError, SamcliError
-from samcli.formats.atomic import TEMPORARY, new_file, write_bytes
+from samcli.formats.atomic import new_file, write_bytes
+from samcli.formats.files import tree
+from samcli.formats.names import names_folder
 from samcli.formats.record import Head, read_error, read_record
 from samcli.images import MAX_PIXELS, load
 from samcli.records import ImageRecord
@@ -124,7 +126,7 @@ def _target(output: str | None, folder: Path) -> _Target:
             raise UsageError("-o - writes a page, but standard output is a terminal; redirect it")
         return _Target("page", None)
     path = Path(output)
-    if output.endswith("/") or path.is_dir() or not path.suffix:
+    if names_folder(output):
         return _Target("overlays", path)
     kind = {".html": "page", ".htm": "page", ".png": "sheets"}.get(path.suffix.lower())
     if kind is None:
@@ -165,24 +167,9 @@ class _Found:
     @classmethod
     def look(cls, folder: Path) -> _Found:
         found = cls()
-        found._visit(folder, PurePosixPath())
+        for path, name in sorted(tree(folder, (".json",))):
+            found._add(path, name.parent)
         return found
-
-    def _visit(self, place: Path, relative: PurePosixPath) -> None:
-        try:
-            with os.scandir(place) as entries:
-                listing = sorted(entries, key=lambda entry: entry.name)
-        except OSError as error:
-            raise SamcliError(
-                f"{place} cannot be listed: {error.strerror}; change its permissions"
-            ) from error
-        for entry in listing:
-            if entry.name.startswith(TEMPORARY):
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                self._visit(place / entry.name, relative / entry.name)
-            elif entry.name.endswith(".json") and entry.is_file():
-                self._add(place / entry.name, relative)
 
     def _add(self, path: Path, relative: PurePosixPath) -> None:
         try:
@@ -229,9 +216,10 @@ class _Photos:
         overlay = item.path.with_name(f"{item.path.name.removesuffix('.json')}.overlay.jpg")
         places = [(item.path.with_name(given.name) if given.name else None, False), (overlay, True)]
         if self.folder:
-            # a record may say anything: nothing outside the folder is read
-            inside = not given.is_absolute() and ".." not in given.parts
-            places[0] = (self.folder / given if inside else None, False)
+            try:
+                places[0] = (PhotoFolder(self.folder).path(given.as_posix()), False)
+            except SamcliError:  # not there, or outside
+                places[0] = (None, False)
         for path, drawn in places:
             if path is None or not path.is_file():
                 continue

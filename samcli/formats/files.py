@@ -70,7 +70,7 @@ def _listing(folder: Path) -> tuple[list[str], list[str]]:
                 if not entry.name.startswith("."):
                     (folders if entry.is_dir() else files).append(entry.name)
     except OSError as error:
-        raise SamcliError(f"{folder} cannot be listed: {error.strerror}; check the path") from error
+        raise SamcliError(f"{folder} cannot be listed: {error.strerror}; change its permissions") from error
     files.sort()
     folders.sort()
     return files, folders

@@ -44,6 +44,12 @@ def output_paths(out: Path, relative: PurePosixPath, *, keep_extension: bool = F
     )
 
 
+def names_folder(output: str) -> bool:
+    """Whether what -o says is a folder: it is one, ends in /, or has no ending."""
+    path = Path(output)
+    return output.endswith("/") or path.is_dir() or not path.suffix
+
+
 def record_names(relative: PurePosixPath, *, keep_extension: bool = False) -> tuple[str, str]:
     """The record and the note of failure of `output_paths`, relative to the output folder; quicker."""
     stem = relative if keep_extension else relative.parent / relative.stem

@@ -132,18 +132,15 @@ Reader = Callable[[Path, Photos | None], Iterator[Item | Unreadable]]
 class Format:
     """A format: where its code is, and what it needs.
 
-    file: the name of its only file in a folder; None when it is a folder of files. what: one line for people.
-    reads: it can be read, too. needs_photos: to be written; read_needs_photos: to be read.
+    file: the name of its only file in a folder; None when it is a folder of files. needs_photos: to be
+    written; read_needs_photos: to be read.
     """
 
     name: str
-    what: str
     module: str
     file: str | None = None
-    reads: bool = True
     needs_photos: bool = False
     read_needs_photos: bool = False
-    overlaps: bool = True
 
     def read(self, place: Path, photos: Photos | None) -> Iterator[Item | Unreadable]:
         """The items of a file or folder of this format, in a stable order.
@@ -173,21 +170,21 @@ _IN = "samcli.formats."
 FORMATS: dict[str, Format] = {
     format_.name: format_
     for format_ in (
-        Format("sa1b", "records: SA-1B's JSON for each image", _IN + "trees"),
-        Format("jsonl", "JSON Lines: a record on each line", _IN + "trees", "records.jsonl"),
-        Format("amg", "JSON for each image, as SAM's amg.py writes it", _IN + "trees"),
-        Format("amg-png", "a PNG for each mask and metadata.csv, as SAM's amg.py writes them", _IN + "trees"),
-        Format("coco", "COCO instances", _IN + "coco", "annotations.json"),
-        Format("coco-results", "COCO results, for evaluation", _IN + "coco", "results.json"),
-        Format("coco-panoptic", "COCO panoptic: RGB PNGs and JSON", _IN + "panoptic", overlaps=False),
-        Format("labelmap", "an index map for each image, 16-bit PNG", _IN + "pictures", overlaps=False),
-        Format("tiff", "an index map for each image, 16-bit TIFF", _IN + "pictures", overlaps=False),
-        Format("palette", "an index map for each image, coloured PNG", _IN + "pictures", overlaps=False),
-        Format("png", "a black and white PNG for each mask", _IN + "pictures"),
-        Format("cutout", "a transparent PNG for each mask", _IN + "pictures", needs_photos=True),
-        Format("labelme", "LabelMe: JSON for each image", _IN + "labelme"),
-        Format("yolo", "YOLO segmentation: labels and data.yaml", _IN + "yolo", read_needs_photos=True),
-        Format("labelstudio", "Label Studio: tasks with predictions", _IN + "labelstudio", "tasks.json"),
+        Format("sa1b", _IN + "trees"),
+        Format("jsonl", _IN + "trees", "records.jsonl"),
+        Format("amg", _IN + "trees"),
+        Format("amg-png", _IN + "trees"),
+        Format("coco", _IN + "coco", "annotations.json"),
+        Format("coco-results", _IN + "coco", "results.json"),
+        Format("coco-panoptic", _IN + "panoptic"),
+        Format("labelmap", _IN + "pictures"),
+        Format("tiff", _IN + "pictures"),
+        Format("palette", _IN + "pictures"),
+        Format("png", _IN + "pictures"),
+        Format("cutout", _IN + "pictures", needs_photos=True),
+        Format("labelme", _IN + "labelme"),
+        Format("yolo", _IN + "yolo", read_needs_photos=True),
+        Format("labelstudio", _IN + "labelstudio", "tasks.json"),
     )
 }
 
