@@ -1,0 +1,1 @@
+"""Detectors: from words to boxes. No SAM inside."""
