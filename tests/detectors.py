@@ -1,4 +1,4 @@
-"""Detectors with random weights, small enough for a CPU, saved as transformers saves them; and served as a hub.
+"""Detectors with random weights, small enough for a CPU: saved as transformers saves them, served as a hub.
 
 The same each time: the seed is fixed. What they find means nothing, but it depends on picture and phrases.
 """
@@ -41,7 +41,7 @@ def bert_vocabulary() -> dict[str, int]:
 
 
 def save_grounding_dino(folder: Path, *, mm: bool = False, **config: Any) -> Path:
-    """Save a random Grounding DINO, or MM-Grounding-DINO, as a folder; `config` changes fields. Returns it."""
+    """Save a random (MM-)Grounding-DINO in a folder; `config` changes fields. Returns it."""
     import torch
     from transformers import (
         BertConfig,
@@ -99,7 +99,7 @@ def save_grounding_dino(folder: Path, *, mm: bool = False, **config: Any) -> Pat
 def save_owlv2(folder: Path) -> Path:
     """Save a random OWLv2 for pictures of 96 pixels as a folder. Returns it."""
     import torch
-    from transformers import CLIPTokenizer, Owlv2Config, Owlv2ForObjectDetection
+    from transformers import Owlv2Config, Owlv2ForObjectDetection
 
     torch.manual_seed(12)
     tokens = [*string.punctuation, *string.ascii_lowercase, *string.digits]  # "!" is first: it pads, as id 0
@@ -144,7 +144,7 @@ def serve(server: FileServer, folder: Path, name: str, files: Sequence[str] | No
 
 
 def _spread(model: Any, mm: bool) -> None:
-    """Make answers differ: as the weights are drawn, one token is the best of all queries, near 1 or near 0."""
+    """Make answers differ: as weights are drawn, one token is the best of all queries, near 1 or near 0."""
     import torch
 
     with torch.no_grad():

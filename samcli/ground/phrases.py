@@ -61,17 +61,17 @@ class Frame(NamedTuple):
     stop: int
 
 
-def captions(phrases: Sequence[Sequence[int]], frame: Frame) -> list[Caption]:
-    """Put phrases into as few captions as their order allows, of at most `MOST_TOKENS` tokens each.
+def captions(phrases: Sequence[Sequence[int]], frame: Frame, most: int = MOST_TOKENS) -> list[Caption]:
+    """Put phrases into as few captions as their order allows, of at most `most` tokens each.
 
-    phrases: token ids of each, at least one, none of the frame's, at most `MOST_TOKENS` - 3.
+    phrases: token ids of each, at least one, none of the frame's, at most `most` - 3.
     Each phrase is in exactly one caption, whole.
     """
     made: list[Caption] = []
     tokens, spans = [frame.start], list[Span]()
     for index, ids in enumerate(phrases):
-        assert 0 < len(ids) <= MOST_TOKENS - 3
-        if len(tokens) + len(ids) + 2 > MOST_TOKENS:
+        assert 0 < len(ids) <= most - 3
+        if len(tokens) + len(ids) + 2 > most:
             made.append(Caption((*tokens, frame.stop), tuple(spans)))
             tokens, spans = [frame.start], []
         spans.append(Span(index, len(tokens), len(tokens) + len(ids)))
@@ -94,8 +94,8 @@ def decode(probabilities: NDArray[np.floating], spans: Sequence[Span], box: floa
     probabilities: (Q, T) of each query for each token of a caption, 0 to 1; T may be longer than the caption.
     spans: of its phrases, at least one.
 
-    As in the reference a query's score is its greatest probability, wherever that is, and the query stays when
-    the score is above `box`. Its phrase is the one that holds the best token of all phrases' tokens, the
+    As in the reference a query's score is its greatest probability, wherever that is, and the query stays
+    when the score is above `box`. Its phrase is the one that holds the best token of all phrases' tokens, the
     first of equals; tokens around and between phrases name nothing. A query whose best token is not above
     `text` is dropped: the reference, which prints the tokens above `text`, has no label for it either. So
     `text` matters only where it is above `box`, or where the score came from a token between phrases.
