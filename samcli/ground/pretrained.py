@@ -77,7 +77,11 @@ def load_tokenizer(place: Place, class_name: str, files: Sequence[Sequence[str]]
         raise SamcliError(f"{place.folder} has no tokenizer: {sets}; save it there with save_pretrained")
     tokenizer = getattr(_transformers(place), class_name)
     with _reading(place), _quiet():
-        return tokenizer.from_pretrained(place.folder, local_files_only=True)
+        return tokenizer.from_pretrained(
+            place.folder,
+            local_files_only=True,
+            model_max_length=1_000_000,  # else it remarks on long texts
+        )
 
 
 def picture_settings(folder: Path) -> dict[str, Any]:
