@@ -74,15 +74,15 @@ IN_WORDNET = {
 }  # fmt: skip
 """What WordNet calls categories of COCO and of the clothes, where that is another word."""
 TOO_WIDE = {
-    "abstraction", "act", "activity", "area", "article", "artifact", "attribute", "block", "body part", "case",
-    "causal agent", "chordate", "club", "commodity", "communication", "consumer goods", "container",
+    "abstraction", "act", "activity", "area", "article", "artifact", "attribute", "block", "body part",
+    "case", "causal agent", "chordate", "club", "commodity", "communication", "consumer goods", "container",
     "conveyance", "covering", "creation", "device", "disk", "entity", "equipment", "event",
-    "geographical area", "group", "implement", "instrumentality", "line", "living thing", "location", "matter",
-    "mechanism", "message", "natural object", "object", "organism", "part", "passage", "physical entity",
-    "physical object", "placental", "plant organ", "plant part", "plate", "point", "process", "product",
-    "property", "psychological feature", "region", "relation", "reproductive structure", "room", "sheet",
-    "signal", "solid", "state", "stick", "structure", "substance", "surface", "system", "thing", "thread",
-    "unit", "vertebrate", "ware", "way", "whole",
+    "geographical area", "group", "implement", "instrumentality", "line", "living thing", "location",
+    "matter", "mechanism", "message", "natural object", "object", "organism", "part", "passage",
+    "physical entity", "physical object", "placental", "plant organ", "plant part", "plate", "point",
+    "process", "product", "property", "psychological feature", "region", "relation",
+    "reproductive structure", "room", "sheet", "signal", "solid", "state", "stick", "structure",
+    "substance", "surface", "system", "thing", "thread", "unit", "vertebrate", "ware", "way", "whole",
 }  # fmt: skip
 """Kinds that nobody looks for, or that are not meant in the sense of the photo."""
 
