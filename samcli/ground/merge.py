@@ -149,32 +149,30 @@ def _groups(
     cut = _cut_off(boxes, frames, near, size)
     # What was cut off goes on for certain, so that it meets its continuation also where tiles only touch.
     reach = 2 * near[:, None] * np.array([-1, -1, 1, 1])
-    grown, seen = boxes + cut * reach, frames + reach
+    grown = boxes + cut * reach
 
-    pairs: list[tuple[float, int, int]] = []
+    pairs: list[tuple[float, float, int, int]] = []
     for i in range(len(boxes)):
         after = np.arange(i + 1, len(boxes))
         after = after[of_tile[after] != of_tile[i]]
         if not agnostic:
             after = after[phrases[after] == phrases[i]]
-        shared = _clipped(seen[after], seen[i])
-        mine, theirs = _clipped(shared, grown[i]), _clipped(shared, grown[after])
-        common, a, b = _common(mine, theirs), _areas(mine), _areas(theirs)
-        agreement = _ratio(common, a + b - common)
-        facing = _facing(frames[i], cut[i], frames[after], cut[after])
-        goes_on = facing & (_ratio(common, np.minimum(a, b)) >= GOES_ON)
-        pairs += [
-            (-float(agreement[k]), i, int(after[k])) for k in np.flatnonzero((agreement >= SAME) | goes_on)
-        ]
+        shared = _clipped(frames[after], frames[i])
+        agreement, _ = _overlap(_clipped(shared, boxes[i]), _clipped(shared, boxes[after]))
+        shared = _clipped(frames[after] + reach[after], frames[i] + reach[i])
+        beyond, of_smaller = _overlap(_clipped(shared, grown[i]), _clipped(shared, grown[after]))
+        goes_on = _facing(frames[i], cut[i], frames[after], cut[after]) & (of_smaller >= GOES_ON)
+        for k in np.flatnonzero((agreement >= SAME) | goes_on).tolist():
+            pairs.append((-float(agreement[k]), -float(beyond[k]), i, int(after[k])))
 
     group_of = list(range(len(boxes)))
     members = {i: [i] for i in range(len(boxes))}
-    for _, i, j in sorted(pairs):
-        a, b = group_of[i], group_of[j]
-        if a != b and not {int(of_tile[k]) for k in members[a]} & {int(of_tile[k]) for k in members[b]}:
-            for k in members[b]:
-                group_of[k] = a
-            members[a] += members.pop(b)
+    for _, _, i, j in sorted(pairs):
+        one, other = group_of[i], group_of[j]
+        if one != other and not set(of_tile[members[one]]) & set(of_tile[members[other]]):
+            for k in members[other]:
+                group_of[k] = one
+            members[one] += members.pop(other)
     for group in members.values():
         uncut = [k for k in group if not cut[k].any()]
         best = max(group, key=lambda k: scores[k])
@@ -188,9 +186,7 @@ def _groups(
 def _cut_off(boxes: Boxes, frames: Boxes, near: Boxes, size: tuple[int, int]) -> NDArray[np.bool_]:
     """Which sides of boxes lie at a border of their tile that is none of the image: (N, 4)."""
     height, width = size
-    inner = np.stack(
-        [frames[:, 0] > 0, frames[:, 1] > 0, frames[:, 2] < width, frames[:, 3] < height], axis=1
-    )
+    inner = np.stack([frames[:, :2] > 0, frames[:, 2:] < (width, height)], axis=1).reshape(-1, 4)
     cut: NDArray[np.bool_] = inner & (np.abs(boxes - frames) <= near[:, None])
     return cut
 
@@ -201,8 +197,7 @@ def _facing(
     """Whether each of some boxes and one box were cut off towards the other: (N,). frames: their tiles."""
     before, behind = frame[:2] < frames[:, :2], frame[:2] > frames[:, :2]
     facing = (before & cut[2:] & cuts[:, :2]) | (behind & cut[:2] & cuts[:, 2:])
-    either: NDArray[np.bool_] = facing.any(axis=1)
-    return either
+    return np.asarray(facing.any(axis=1))
 
 
 def _is_piece(index: int, groups: Sequence[_Group], agnostic: bool) -> bool:
@@ -237,6 +232,12 @@ def _clipped(boxes: Boxes, to: Boxes) -> Boxes:
 def _common(boxes: Boxes, others: Boxes) -> Boxes:
     """Areas that boxes share pairwise: (N,)."""
     return _areas(_clipped(boxes, others))
+
+
+def _overlap(boxes: Boxes, others: Boxes) -> tuple[Boxes, Boxes]:
+    """What boxes share pairwise: of their union, and of the smaller one; (N,) each."""
+    common, a, b = _common(boxes, others), _areas(boxes), _areas(others)
+    return _ratio(common, a + b - common), _ratio(common, np.minimum(a, b))
 
 
 def _ratio(part: Boxes, whole: Boxes) -> Boxes:

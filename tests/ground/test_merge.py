@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -107,7 +109,7 @@ def test_neighbours_overlap_at_least_as_asked(size: tuple[int, int], overlap: fl
         seen[tile.y0 : tile.y1, tile.x0 : tile.x1] = True
     assert seen.all()
     columns = sorted({tile.x0 for tile in layout})
-    assert all(b - a <= 64 * (1 - overlap) + 1 for a, b in zip(columns, columns[1:], strict=False))
+    assert all(b - a <= 64 * (1 - overlap) + 1 for a, b in itertools.pairwise(columns))
 
 
 # Detections of tiles
@@ -237,10 +239,10 @@ def test_boxes_that_are_a_little_off_still_meet() -> None:
     generator = np.random.default_rng(3)
     things = [(40.0, 60.0, 180.0, 300.0), (230.0, 20.0, 390.0, 260.0), (200.0, 300.0, 280.0, 380.0)]
     for _ in range(50):
-        parts = [
-            (tile, Detected(np.clip(f.boxes + generator.uniform(-3, 3, f.boxes.shape), 0, 200), f.scores, f.phrases))
-            for tile, f in look(things, tiles(SIZE, 200, 0.25))
-        ]  # fmt: skip
+        parts = []
+        for tile, found in look(things, tiles(SIZE, 200, 0.25)):
+            moved = np.clip(found.boxes + generator.uniform(-3, 3, found.boxes.shape), 0, 200)
+            parts.append((tile, Detected(moved, found.scores, found.phrases)))
         found = sorted(boxes(join(parts, NOTHING, SIZE, agnostic=False)))
         assert len(found) == 3
         np.testing.assert_allclose(sorted(found), sorted(things), atol=3.01)
