@@ -165,8 +165,8 @@ def test_cutout_stays_a_function_when_its_module_is_imported() -> None:
 def head_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the head's file, which is loaded in its place."""
     copy = tmp_path / weights.SALIENT_FILE
-    shutil.copy(Path(weights.__file__).parent / "data" / weights.SALIENT_FILE, copy)
-    monkeypatch.setattr(weights, "_salient_file", lambda: copy)
+    shutil.copy(weights.files.DATA / weights.SALIENT_FILE, copy)
+    monkeypatch.setattr(weights.load, "_salient_file", lambda: copy)
     return copy
 
 

@@ -33,7 +33,7 @@ def test_python_blocks_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(weights, "find", lambda spec: random_tiny)
+    monkeypatch.setattr(weights.files, "installed_files", lambda spec: (random_tiny,))
     Image.fromarray(pixels).resize((200, 150)).save("photo.jpg")
     code = blocks(document, "python")
     assert code

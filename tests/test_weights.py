@@ -44,7 +44,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "cache"
     monkeypatch.setenv("SAMCLI_HOME", str(folder))
     monkeypatch.delenv("SAMCLI_MODELS_MIRROR", raising=False)
-    monkeypatch.setattr(weights, "PAUSE", 0.0)
+    monkeypatch.setattr(weights.download, "PAUSE", 0.0)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     return folder / "weights"
 
@@ -168,7 +168,8 @@ class TestNames:
         for call in (weights.pull, weights.verify, weights.path):
             with pytest.raises(SamcliError) as caught:
                 call("nope")
-            assert str(caught.value) == f"unknown model 'nope'; known: {names}"
+            known = ", ".join(spec.name for spec in weights.all_specs())
+            assert str(caught.value) == f"unknown model 'nope'; known: {known}"
 
     def test_a_name_wins_over_a_file_of_that_name(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -274,7 +275,7 @@ class TestDownload:
     ) -> None:
         model(monkeypatch, server.add("/demo.pth", BODY, ranges=False, cuts=[HALF] * 100))
         assert f"ended after {HALF} of" in failure()
-        assert len(server.asked) == weights.TRIES
+        assert len(server.asked) == weights.download.TRIES
 
     def test_a_changed_file_starts_over(self, server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
         old = bytes(len(BODY))
@@ -745,7 +746,7 @@ class TestLoading:
     @pytest.mark.parametrize("name", ["vit_t", "tiny"])
     def test_building_without_initial_weights_leaves_the_rest_as_it_is(self, name: str) -> None:
         """What a checkpoint does not hold must be right before it is loaded."""
-        quick, whole = weights._build(name), build_sam(name)
+        quick, whole = weights.load._build(name), build_sam(name)
         state = whole.state_dict()
         held = [k for k, _ in whole.named_buffers() if k not in state]
         assert held

@@ -1,10 +1,11 @@
-"""`samcli models`: which checkpoints there are, getting, verifying and locating them."""
+"""`samcli models`: which models and detectors there are, getting, verifying and locating them."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,22 +16,20 @@ from samcli.cli.report import Report, json_line, say_error, write_stdout
 from samcli.errors import WeightsError
 
 if TYPE_CHECKING:
-    from samcli.weights import ModelSpec, Progress
+    from samcli.weights import Progress, Spec
 
 app = typer.Typer(name="models")
 
 
 @app.callback(invoke_without_command=True)
 def models(context: typer.Context, json: Json = False) -> None:
-    """List the known checkpoints; pull, verify and locate them."""
+    """List the known models and detectors; pull, verify and locate them."""
     if context.invoked_subcommand is not None:
         return
-    from samcli.weights import MODELS
+    from samcli.weights import all_specs
 
-    if json:
-        write_stdout(b"".join(json_line(_facts(spec)) for spec in MODELS.values()))
-    else:
-        write_stdout(_table(MODELS.values()).encode())
+    specs = all_specs()
+    write_stdout(b"".join(json_line(_facts(spec)) for spec in specs) if json else _table(specs).encode())
 
 
 @app.command()
@@ -43,11 +42,11 @@ def pull(
 
     report = Report(quiet=quiet)
 
-    def one(name: str) -> str:
-        with _bar(name, report) as progress:
-            return str(weights.pull(name, progress=progress))
+    def one(spec: Spec) -> str:
+        with _bar(spec.name, report) as progress:
+            return str(weights.pull(spec, progress=progress))
 
-    _each(names, one)
+    _each(_named(names), one)
 
 
 @app.command()
@@ -66,31 +65,35 @@ def verify(
         "nothing": "recorded now; none is published",
     }
 
-    def one(name: str) -> str:
-        found = weights.verify(name)
-        phrase = "part of samcli" if weights.MODELS[name].packaged else phrases[found.against]
-        return f"{name}: sound, sha256 {found.sha256} ({phrase})"
+    def one(spec: Spec) -> str:
+        found = weights.verify(spec)
+        phrase = "part of samcli" if spec.packaged else phrases[found.against]
+        return f"{spec.name}: sound, sha256 {found.sha256} ({phrase})"
 
-    _each(names or [name for name, spec in weights.MODELS.items() if weights.find(spec)], one)
+    _each(_named(names) if names else [spec for spec in weights.all_specs() if weights.find(spec)], one)
 
 
 @app.command()
 def path(name: Annotated[str, typer.Argument(metavar="NAME", help="A name from `samcli models`.")]) -> None:
-    """Print where a checkpoint is installed."""
+    """Print where a checkpoint is installed: its file, or the folder of its files."""
     from samcli import weights
 
-    write_stdout(f"{weights.path(name)}\n".encode())
+    _each(_named([name]), lambda spec: str(weights.path(spec)))
 
 
-def _each(names: Iterable[str], one: Callable[[str], str]) -> None:
-    """Print each name's line; failures do not keep the others from their turn, and end in their exit code."""
-    from samcli.weights import spec_of
+def _named(names: Iterable[str]) -> list[Spec]:
+    """The table's entries of these names. Raises SamcliError for an unknown one."""
+    from samcli.weights import specs_of
 
-    specs = [spec_of(name) for name in dict.fromkeys(names)]
+    return [spec for name in dict.fromkeys(names) for spec in specs_of(name)]
+
+
+def _each(specs: Iterable[Spec], one: Callable[[Spec], str]) -> None:
+    """Print each one's line; failures do not keep the others from their turn, and end in their exit code."""
     failed = False
     for spec in specs:
         try:
-            line = one(spec.name)
+            line = one(spec)
         except WeightsError as error:
             say_error(str(error))
             failed = True
@@ -117,25 +120,34 @@ def _bar(name: str, report: Report) -> Iterator[Progress]:
         yield progress
 
 
-def _facts(spec: ModelSpec) -> dict[str, Any]:
-    from samcli.weights import DEFAULT_MODEL, find
+def _facts(spec: Spec) -> dict[str, Any]:
+    from samcli.weights import DEFAULT_DETECTOR, DEFAULT_MODEL, ModelSpec, find
 
-    file = find(spec)
+    place = find(spec)
+    is_model = isinstance(spec, ModelSpec)
+    sizes = [_size(place, part.file) if place else part.bytes for part in spec.parts]
     return {
         "name": spec.name,
-        "architecture": spec.architecture,
-        "bytes": file.stat().st_size if file else spec.bytes,
+        "kind": "model" if is_model else "detector",
+        "architecture": spec.architecture if isinstance(spec, ModelSpec) else spec.kind,
+        "bytes": None if None in sizes else sum(size or 0 for size in sizes),
         "licence": spec.licence,
-        "installed": file is not None,
-        "default": spec.name == DEFAULT_MODEL,
-        "file": str(file) if file else None,
-        "sha256": spec.sha256,
-        "sources": list(spec.urls),
+        "installed": place is not None,
+        "default": spec.name == (DEFAULT_MODEL if is_model else DEFAULT_DETECTOR),
+        "file": str(place) if place else None,
+        "sha256": spec.parts[0].sha256 if len(spec.parts) == 1 else None,
+        "sources": [url for part in spec.parts for url in part.urls],
         "summary": spec.summary,
     }
 
 
-def _table(specs: Iterable[ModelSpec]) -> str:
+def _size(place: Path, part: str) -> int:
+    """Bytes of a part of what is installed there."""
+    return (place / Path(part).name if place.is_dir() else place).stat().st_size
+
+
+def _table(specs: Iterable[Spec]) -> str:
+    """Models and, below an empty line, detectors."""
     from rich.console import Console
     from rich.table import Table
 
@@ -143,11 +155,15 @@ def _table(specs: Iterable[ModelSpec]) -> str:
 
     table = Table("name", "architecture", "size", "licence", "installed", box=None, pad_edge=False)
     table.columns[2].justify = "right"
-    for spec in specs:
-        facts = _facts(spec)
+    kind = ""
+    for facts in map(_facts, specs):
+        if kind not in ("", facts["kind"]):
+            table.add_row()
+            table.add_row("detectors")
+        kind = facts["kind"]
         size = format_size(facts["bytes"]) if facts["bytes"] else "unknown"
         installed = "yes" if facts["installed"] else "no"
-        table.add_row(spec.name, spec.architecture, size, spec.licence, installed)
+        table.add_row(facts["name"], facts["architecture"], size, facts["licence"], installed)
     # Off a terminal the lines are for other programs: as wide as need be.
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200)
     with console.capture() as captured:

@@ -184,7 +184,7 @@ def test_a_failure_in_a_folder_is_left_beside_the_others(samcli: Samcli, photos:
 def test_a_head_of_other_weights_is_one_line(
     samcli: Samcli, photos: Path, monkeypatch: pytest.MonkeyPatch, random_tiny: Path
 ) -> None:
-    monkeypatch.setattr(weights, "find", lambda spec: random_tiny)
+    monkeypatch.setattr(weights.files, "installed_files", lambda spec: (random_tiny,))
     result = samcli("cutout", "photos/ball.png", "-o", "cut.png")
     assert (result.code, result.out) == (4, "")
     assert result.err.splitlines()[-1].startswith("error: ")

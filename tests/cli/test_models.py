@@ -25,7 +25,8 @@ from samcli.weights import ModelSpec
 
 Samcli = Callable[..., tuple[int, str, str]]
 
-NAMES = "tiny, mobile_sam, vit_b, vit_l, vit_h, sam-vit-base, sam-vit-large, sam-vit-huge"
+MODELS = "tiny, mobile_sam, vit_b, vit_l, vit_h, sam-vit-base, sam-vit-large, sam-vit-huge"
+NAMES = f"{MODELS}, grounding-dino-tiny, grounding-dino-base, mm-grounding-dino-tiny, owlv2"
 BODY = np.random.default_rng(0).bytes(500_000)
 SHA256 = hashlib.sha256(BODY).hexdigest()
 
@@ -41,7 +42,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache, empty also where huggingface_hub keeps its own; no waiting between tries."""
     monkeypatch.setenv("SAMCLI_HOME", str(tmp_path / "home"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(weights, "PAUSE", 0.0)
+    monkeypatch.setattr(weights.download, "PAUSE", 0.0)
     return tmp_path / "home"
 
 
@@ -59,7 +60,8 @@ def test_list(samcli: Samcli, home: Path) -> None:
     assert (code, err) == (0, "")
     rows = [re.split(r" {2,}", line) for line in out.splitlines()]
     assert rows[0] == ["name", "architecture", "size", "licence", "installed"]
-    assert [row[0] for row in rows[1:]] == list(weights.MODELS)
+    assert [row[0] for row in rows[1:]] == [*weights.MODELS, "", "detectors", *weights.DETECTORS]
+    assert ["owlv2", "owlv2", "unknown", "Apache-2.0", "no"] in rows
     assert ["vit_h", "vit_h", "2.4 GB", "Apache-2.0", "no"] in rows
     assert ["sam-vit-base", "vit_b", "unknown", "Apache-2.0", "no"] in rows
     assert not home.exists()
@@ -70,7 +72,7 @@ def test_list_on_a_terminal(samcli: Samcli, home: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("NO_COLOR", "1")
     code, out, _ = samcli("models", terminal=True)
     assert code == 0
-    assert len(out.splitlines()) == len(weights.MODELS) + 1
+    assert len(out.splitlines()) == len(weights.all_specs()) + 3
 
 
 def test_list_for_programs(samcli: Samcli, home: Path, demo: str) -> None:
@@ -78,9 +80,10 @@ def test_list_for_programs(samcli: Samcli, home: Path, demo: str) -> None:
     code, out, err = samcli("models", "--json")
     assert (code, err) == (0, "")
     facts = {line["name"]: line for line in map(json.loads, out.splitlines())}
-    assert list(facts) == list(weights.MODELS)
+    assert list(facts) == list(dict.fromkeys(spec.name for spec in weights.all_specs()))
     assert facts["demo"] == {
         "name": "demo",
+        "kind": "model",
         "architecture": "tiny",
         "bytes": len(BODY),
         "licence": "CC0",
@@ -141,7 +144,7 @@ def test_a_command_with_an_unknown_model(samcli: Samcli, home: Path, photo: Path
     assert samcli("embed", photo, "-o", tmp_path / "out", "-m", "nope") == (
         1,
         "",
-        f"error: unknown model 'nope'; known: {NAMES}; or give a checkpoint file\n",
+        f"error: unknown model 'nope'; known: {MODELS}; or give a checkpoint file\n",
     )
 
 

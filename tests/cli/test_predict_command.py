@@ -444,7 +444,7 @@ def test_an_embedding_of_another_image_is_refused(
 def test_a_note_names_stronger_models_only_when_none_was_chosen(
     samcli: Samcli, photo: Path, random_tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(weights, "find", lambda spec: random_tiny)
+    monkeypatch.setattr(weights.files, "installed_files", lambda spec: (random_tiny,))
     model._predictor.cache_clear()
     note = "note: using the embedded model tiny; stronger with -m: mobile_sam, vit_b, vit_l, vit_h\n"
     assert samcli("predict", photo, "--point", "3,3").err == note

@@ -1,0 +1,272 @@
+"""The table of known checkpoints: models that draw masks, detectors that find what a text names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from samcli.errors import SamcliError
+
+DEFAULT_MODEL = "tiny"
+DEFAULT_DETECTOR = "tiny"
+DETECTOR_VARIABLE = "SAMCLI_DETECTOR"  # in the environment: the detector where no option names one
+SALIENT_FILE = "salient.safetensors"  # in the package, beside the embedded model
+SUFFIXES = (".pth", ".pt", ".safetensors")
+
+
+class Part(NamedTuple):
+    """One file of a checkpoint.
+
+    file: where it lies below `home()/weights`, or below the package's data. record: where its record does,
+    below `home()/weights`. urls: one of each source of its checkpoint, in the order tried.
+    sha256, bytes: as published, None where nobody does.
+    """
+
+    file: str
+    record: str
+    urls: tuple[str, ...]
+    sha256: str | None
+    bytes: int | None
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """One checkpoint of a model that draws masks.
+
+    architecture: a name of `samcli.models.registry`. file: its name in `home()/weights`.
+    urls: sources in the order tried, `https://...` or `hf://owner/repository/file` (Hugging Face Hub).
+    sha256, bytes: as published, None where nobody does.
+    keys: parameter names of the published SAM files ("sam") or of transformers ("hf").
+    packaged: shipped inside the package.
+    automask: `AutomaskConfig` fields where this model has its own defaults.
+    """
+
+    name: str
+    architecture: str
+    file: str
+    urls: tuple[str, ...]
+    sha256: str | None
+    bytes: int | None
+    licence: str
+    summary: str
+    keys: Literal["sam", "hf"] = "sam"
+    packaged: bool = False
+    automask: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        return (Part(self.file, f"{self.name}.json", self.urls, self.sha256, self.bytes),)
+
+
+@dataclass(frozen=True)
+class DetectorSpec:
+    """One checkpoint of a detector.
+
+    kind: which network, and so which module of `samcli.ground` runs it.
+    files: the names of its files; they lie in one folder, `home()/weights/<name>` or one of the Hub's cache,
+    unless there is a single packaged one. repository: of the Hugging Face Hub, empty where there is none.
+    box, text: the thresholds it starts with, see `samcli.ground.detector.Thresholds`.
+    packaged: shipped inside the package.
+    """
+
+    name: str
+    kind: Literal["grounding-dino", "owlv2", "tiny"]
+    files: tuple[str, ...]
+    repository: str
+    licence: str
+    summary: str
+    box: float
+    text: float = 0.0
+    packaged: bool = False
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        if self.packaged:
+            return tuple(Part(file, "", (), None, None) for file in self.files)
+        return tuple(
+            Part(
+                f"{self.name}/{file}",
+                f"{self.name}.records/{file}.json",
+                (f"hf://{self.repository}/{file}",) if self.repository else (),
+                None,
+                None,
+            )
+            for file in self.files
+        )
+
+
+Spec = ModelSpec | DetectorSpec
+
+
+def _official(name: str, file: str, sha256: str, size: int, summary: str) -> ModelSpec:
+    urls = (
+        f"https://dl.fbaipublicfiles.com/segment_anything/{file}",
+        f"hf://ybelkada/segment-anything/checkpoints/{file}",
+    )
+    return ModelSpec(name, name, file, urls, sha256, size, "Apache-2.0", summary)
+
+
+def _transformers(name: str, architecture: str) -> ModelSpec:
+    urls = (f"hf://facebook/{name}/model.safetensors",)
+    summary = f"the weights of {architecture} as transformers has them"
+    return ModelSpec(
+        name, architecture, f"{name}.safetensors", urls, None, None, "Apache-2.0", summary, keys="hf"
+    )
+
+
+MODELS: dict[str, ModelSpec] = {
+    spec.name: spec
+    for spec in (
+        ModelSpec(
+            name="tiny",
+            architecture="tiny",
+            file="tiny.safetensors",
+            urls=(),
+            sha256=None,
+            bytes=None,
+            licence="research use",
+            summary="samcli's own small model, always there",
+            packaged=True,
+            # chosen on the developers' dev photos; logits of a short training are weaker than SAM's
+            automask={
+                "points_per_side": 24,
+                "pred_iou_thresh": 0.35,
+                "stability_score_thresh": 0.75,
+                "stability_score_offset": 0.1,
+                "box_nms_thresh": 0.8,
+                "mask_nms_thresh": 0.75,
+                "min_mask_region_area": 0.001,
+            },
+        ),
+        ModelSpec(
+            name="mobile_sam",
+            architecture="vit_t",
+            file="mobile_sam.pt",
+            urls=(
+                "https://raw.githubusercontent.com/ChaoningZhang/MobileSAM/master/weights/mobile_sam.pt",
+                "hf://dhkim2810/MobileSAM/mobile_sam.pt",
+            ),
+            sha256="6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
+            bytes=40728226,
+            licence="Apache-2.0",
+            summary="MobileSAM: TinyViT encoder, SAM's decoder",
+        ),
+        _official(
+            "vit_b",
+            "sam_vit_b_01ec64.pth",
+            "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
+            375042383,
+            "SAM with ViT-B",
+        ),
+        _official(
+            "vit_l",
+            "sam_vit_l_0b3195.pth",
+            "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
+            1249524607,
+            "SAM with ViT-L",
+        ),
+        _official(
+            "vit_h",
+            "sam_vit_h_4b8939.pth",
+            "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
+            2564550879,
+            "SAM with ViT-H, the strongest",
+        ),
+        _transformers("sam-vit-base", "vit_b"),
+        _transformers("sam-vit-large", "vit_l"),
+        _transformers("sam-vit-huge", "vit_h"),
+    )
+}
+
+
+_BERT = ("config.json", "preprocessor_config.json", "tokenizer_config.json", "tokenizer.json")
+_CLIP = ("config.json", "preprocessor_config.json", "tokenizer_config.json", "vocab.json", "merges.txt")
+
+
+def _grounding_dino(name: str, repository: str, summary: str) -> DetectorSpec:
+    files = (*_BERT, "model.safetensors")
+    # the thresholds of Grounded SAM's demo
+    return DetectorSpec(name, "grounding-dino", files, repository, "Apache-2.0", summary, box=0.3, text=0.25)
+
+
+DETECTORS: dict[str, DetectorSpec] = {
+    spec.name: spec
+    for spec in (
+        _grounding_dino(
+            "grounding-dino-tiny", "IDEA-Research/grounding-dino-tiny", "Grounding DINO with Swin-T"
+        ),
+        _grounding_dino(
+            "grounding-dino-base", "IDEA-Research/grounding-dino-base", "Grounding DINO with Swin-B, stronger"
+        ),
+        _grounding_dino(
+            "mm-grounding-dino-tiny",
+            "openmmlab-community/mm_grounding_dino_tiny_o365v1_goldg_v3det",
+            "MM-Grounding-DINO with Swin-T, trained on more sorts of things",
+        ),
+        DetectorSpec(
+            name="owlv2",
+            kind="owlv2",
+            files=(*_CLIP, "model.safetensors"),
+            repository="google/owlv2-base-patch16-ensemble",
+            licence="Apache-2.0",
+            summary="OWLv2 with ViT-B/16, the ensemble; each phrase by itself",
+            box=0.1,  # as transformers has it
+        ),
+    )
+}
+
+
+def all_specs() -> tuple[Spec, ...]:
+    """Every entry, models first."""
+    return (*MODELS.values(), *DETECTORS.values())
+
+
+def specs_of(name: str) -> tuple[Spec, ...]:
+    """The entries of a name: one, or a model and a detector, which are both part of samcli then.
+
+    Raises SamcliError that lists the known names.
+    """
+    found = tuple(spec for spec in all_specs() if spec.name == name)
+    if not found:
+        known = dict.fromkeys(spec.name for spec in all_specs())
+        raise SamcliError(f"unknown model {name!r}; known: {', '.join(known)}")
+    return found
+
+
+def resolve(model: str) -> ModelSpec | Path:
+    """What `-m` means: a name of the table, else an existing checkpoint file. Raises SamcliError."""
+    if model in MODELS:
+        return MODELS[model]
+    if model in DETECTORS:
+        raise SamcliError(f"{model} is a detector, it draws no masks; known models: {', '.join(MODELS)}")
+    file, names = Path(model).expanduser(), ", ".join(MODELS)
+    if file.is_file():
+        return file
+    if file.is_dir():
+        raise SamcliError(
+            f"{model} is a folder; give a checkpoint file ({', '.join(SUFFIXES)}) or a name: {names}"
+        )
+    if file.suffix in SUFFIXES or len(file.parts) > 1:
+        raise SamcliError(f"checkpoint {model} does not exist; give a file or a name: {names}")
+    raise SamcliError(f"unknown model {model!r}; known: {names}; or give a checkpoint file")
+
+
+def resolve_detector(detector: str) -> DetectorSpec | Path:
+    """What `--detector` means: a name of the table, else an existing folder. Raises SamcliError."""
+    if detector in DETECTORS:
+        return DETECTORS[detector]
+    folder, names = Path(detector).expanduser(), ", ".join(DETECTORS)
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise SamcliError(f"{detector} is not a folder; give a detector's folder or a name: {names}")
+    if len(folder.parts) > 1:
+        raise SamcliError(f"detector {detector} does not exist; give its folder or a name: {names}")
+    raise SamcliError(f"unknown detector {detector!r}; known: {names}; or give a detector's folder")
+
+
+def format_size(count: int) -> str:
+    """Bytes for people; 1 GB = 2**30 bytes, 1 MB = 2**20 bytes."""
+    return f"{count / 2**30:.1f} GB" if count >= 2**30 else f"{count / 2**20:.0f} MB"
