@@ -4,31 +4,21 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from enum import Enum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from samcli.automask import PRESETS, AutomaskConfig, AutomaskSettings, generate
-from samcli.batch import Room
 from samcli.cli import options
-from samcli.cli.folder import FolderSink, run_images
-from samcli.cli.inputs import parse_pixels, read_picture
-from samcli.cli.masking import Masked, MaskWork
+from samcli.cli.folder import run_images
+from samcli.cli.inputs import parse_pixels
+from samcli.cli.masking import MaskWork, one_by_one
 from samcli.cli.model import ModelOptions
+from samcli.cli.pictures import Pictures, RecordSink
 from samcli.cli.report import Report
-from samcli.formats.atomic import write_bytes
-from samcli.formats.names import OutputPaths
-from samcli.formats.png import encode_jpeg, encode_png, write_masks_folder
-from samcli.formats.record import read_record, write_record
-from samcli.formats.select import Flatten, label_map
-from samcli.images import MAX_PIXELS, ImageFile
-from samcli.records import ImageRecord, MaskRecord, Run
+from samcli.images import MAX_PIXELS
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from samcli.cli.masking import Look
     from samcli.predictor import Predictor
 
@@ -167,9 +157,10 @@ def automask(
     limit = parse_pixels(max_pixels)
     known = settings.load(report)
     run = settings.run("automask", known, asdict(config.resolve(known.spec)))
-    pictures = _Pictures(frozenset(format_), overlay, flatten, limit)
+    kinds = {kind.value for kind in format_} | ({"overlay"} if overlay else set())
+    pictures = Pictures(frozenset(kinds), flatten, limit)
     again = retry_failed or inputs.alone is not None
-    sink = _Sink(output, keep_extension, overwrite, again, run, pictures)
+    sink = RecordSink(output, keep_extension, overwrite, again, run, pictures)
     make_work = _MakeWork(settings, run, embeddings, keep_extension, limit, config)
     raise typer.Exit(run_images(report, inputs, make_work, sink, known, options.cluster(ray, threads)))
 
@@ -179,77 +170,7 @@ class _MakeWork(MaskWork):
     config: AutomaskConfig
 
     def look(self, predictor: Predictor) -> Look:
-        return lambda pixels, embedding: generate(predictor, pixels, self.config, embedding=embedding)
-
-
-@dataclass(frozen=True)
-class _Pictures:
-    """What to draw beside a record. max_pixels: of an image that is decoded for it."""
-
-    formats: frozenset[Picture]
-    overlay: bool
-    flatten: Flatten
-    max_pixels: int
-
-    def wanted(self, paths: OutputPaths) -> list[Path]:
-        """Where they lie."""
-        return [
-            path
-            for path, asked in (
-                (paths.masks, Picture.PNG in self.formats),
-                (paths.labelmap, Picture.LABELMAP in self.formats),
-                (paths.overlay, self.overlay),
-            )
-            if asked
-        ]
-
-    def write(
-        self,
-        paths: OutputPaths,
-        which: list[Path],
-        record: ImageRecord,
-        pixels: NDArray[np.uint8] | None,
-    ) -> None:
-        """Write some of them. pixels: (H, W, 3) uint8, for the overlay."""
-        masks: list[MaskRecord] = list(record.annotations)
-        if paths.masks in which:
-            write_masks_folder(paths.masks, masks)
-        if paths.labelmap in which:
-            labels = label_map(masks, (record.height, record.width), self.flatten)
-            write_bytes(paths.labelmap, encode_png(labels))
-        if paths.overlay in which:
-            from samcli.viz.overlay import overlay  # slow to import
-
-            assert pixels is not None
-            drawn = overlay(pixels, [mask.segmentation for mask in masks])
-            write_bytes(paths.overlay, encode_jpeg(drawn))
-
-
-@dataclass
-class _Sink(FolderSink[ImageFile, Masked]):
-    """Writes pictures, then the record: where there is a record, everything is there."""
-
-    made_by: Run
-    pictures: _Pictures
-
-    def image(self, item: ImageFile) -> ImageFile:
-        return item
-
-    def run(self, item: ImageFile) -> Run:
-        return self.made_by
-
-    def others(self, paths: OutputPaths) -> tuple[Path, ...]:
-        return (paths.masks, paths.labelmap, paths.overlay, paths.cutout, paths.cutout_png)
-
-    def store(self, paths: OutputPaths, item: ImageFile, result: Masked) -> dict[str, int]:
-        self.pictures.write(paths, self.pictures.wanted(paths), result.record, result.pixels)
-        write_record(paths.record, result.record)
-        return {"masks": len(result.record.annotations)}
-
-    def complete(self, paths: OutputPaths, item: ImageFile, room: Room) -> None:
-        missing = [path for path in self.pictures.wanted(paths) if not path.exists()]
-        if missing:
-            record, pixels = read_record(paths.record), None
-            if paths.overlay in missing:
-                pixels = read_picture(item, self.pictures.max_pixels, room).pixels
-            self.pictures.write(paths, missing, record, pixels)
+        return one_by_one(
+            predictor,
+            lambda pixels, embedding: generate(predictor, pixels, self.config, embedding=embedding),
+        )

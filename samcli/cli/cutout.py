@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict, dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,9 +12,10 @@ import typer
 from samcli.batch import Room
 from samcli.cli import options
 from samcli.cli.folder import FolderSink, run_images
-from samcli.cli.inputs import Decoded, decode, listed_file, parse_pixels, read_picture, read_stdin
-from samcli.cli.masking import Masked, MaskWork
+from samcli.cli.inputs import PIPED, Decoded, listed_file, parse_pixels, read_picture, shown
+from samcli.cli.masking import Masked, MaskWork, masked, one_by_one
 from samcli.cli.model import Model, ModelOptions
+from samcli.cli.pictures import NOTHING_FOUND
 from samcli.cli.prompts import STDIN
 from samcli.cli.report import Report, UsageError, json_line, write_stdout
 from samcli.cutout import COLOUR, CutoutConfig, find, load_finder, paint
@@ -23,7 +24,7 @@ from samcli.formats.atomic import write_bytes
 from samcli.formats.names import OutputPaths, names_folder
 from samcli.formats.png import encode_png, png_said
 from samcli.formats.record import read_record, write_record
-from samcli.images import MAX_PIXELS, ImageFile, input_file
+from samcli.images import MAX_PIXELS, ImageFile
 from samcli.masks import decode_rle
 from samcli.records import ImageRecord, MaskRecord, Run
 
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
 
     from samcli.cli.masking import Look
     from samcli.predictor import Embedding, Predictor
-
-NOTHING_FOUND = 5  # exit code
 
 
 def cutout(
@@ -159,7 +158,7 @@ class _MakeWork(MaskWork):
             found = find(predictor, pixels, self.config, finder=finder, embedding=embedding)
             return () if found is None else (found,)
 
-        return look
+        return one_by_one(predictor, look)
 
 
 @dataclass
@@ -216,7 +215,8 @@ def _one(
     """Cut out of one image, write one picture, and return the exit code."""
     predictor = work.settings.predictor(known.devices[0])
     seen = work.seen(item, picture, predictor)
-    record = work.masked(seen, work.look(predictor), seen.embedding).record
+    (masks,) = work.look(predictor)([seen])
+    record = masked(item, picture, work.run, masks).record
     data = look.png(record, picture.pixels)
     if output == "-":
         write_stdout(data)
@@ -225,20 +225,15 @@ def _one(
     if report.json:
         write_stdout(json_line(record.to_json()))
     if not record.annotations:
-        name = "standard input" if item.path == STDIN else item.path
         report.note(
-            f"note: nothing stands out in {name}, the cut-out is empty; "
+            f"note: nothing stands out in {shown(item.path)}, the cut-out is empty; "
             "--min-confidence 0 cuts out the best guess"
         )
     return NOTHING_FOUND if fail_empty and not record.annotations else 0
 
 
 def _read(path: Path, root: Path | None, max_pixels: int) -> tuple[ImageFile, Decoded]:
-    if path == STDIN:
-        item, data = ImageFile(STDIN, PurePosixPath("stdin")), read_stdin()
-        source = input_file(data, item.relative)
-        return item, Decoded(source, decode(data, source, "standard input", max_pixels, lambda size: None))
-    item = listed_file(path, root)
+    item = PIPED if path == STDIN else listed_file(path, root)
     if item.problem:
         raise SamcliError(item.problem)
     return item, read_picture(item, max_pixels)

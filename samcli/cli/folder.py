@@ -13,8 +13,8 @@ from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from samcli import batch, images
 from samcli.batch import Room, Tally
-from samcli.cli.inputs import BadBytesError, Inputs
-from samcli.cli.model import Model
+from samcli.cli.inputs import BadBytesError, Inputs, shown
+from samcli.cli.model import Loaded
 from samcli.cli.prompts import STDIN
 from samcli.cli.report import Report, json_line, named, plural, say_error, say_failures, write_stdout
 from samcli.errors import LeftAloneError, SamcliError, StopError
@@ -195,7 +195,7 @@ def run_images(
     inputs: Inputs,
     make_work: batch.MakeWork[ImageFile, Result],
     sink: FolderSink[ImageFile, Result],
-    model: Model,
+    model: Loaded,
     ray: batch.Ray | None,
 ) -> int:
     """Work through the images and say how it went; with --json, as a summary. Returns the exit code.
@@ -215,7 +215,7 @@ def run_images(
             "failed": failed,
             **{name: run.tally.counts[name] for name in sink.counted},
             "seconds": {"total": round(run.seconds, 3), **seconds},
-            "model": model.spec.name,
+            "model": model.name,
             "device": "ray" if ray else ",".join(model.devices),
             "output": str(sink.out),
         }
@@ -237,7 +237,7 @@ def run_folder(
     total: int | None,
     make_work: batch.MakeWork[Item, Result],
     sink: FolderSink[Item, Result],
-    model: Model,
+    model: Loaded,
     ray: batch.Ray | None,
     *,
     alone: bool,
@@ -256,8 +256,7 @@ def run_folder(
     seconds = time.monotonic() - start
 
     def name(failure: batch.Failure[Item]) -> str:
-        path = sink.image(failure.item).path
-        return "standard input" if path == STDIN else str(path)
+        return shown(sink.image(failure.item).path)
 
     if tally.failures and not tally.stopped and alone:
         say_error(named(name(tally.failures[0]), tally.failures[0].reason))

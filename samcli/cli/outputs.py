@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from samcli.batch import Room
 from samcli.cli.answers import Answer, Answered, Job, run_of
 from samcli.cli.folder import FolderSink
-from samcli.cli.inputs import read_picture
+from samcli.cli.inputs import read_picture, shown
 from samcli.cli.model import Model, ModelOptions
+from samcli.cli.pictures import write_cutouts
 from samcli.cli.prompts import STDIN
 from samcli.cli.report import Report, UsageError, json_line, write_stdout
-from samcli.formats.atomic import new_folder, write_bytes
+from samcli.formats.atomic import write_bytes
 from samcli.formats.logits import save_logits
 from samcli.formats.names import OutputPaths, check_unique, image_id, names_folder
 from samcli.formats.png import cutout, encode_jpeg, encode_png
@@ -242,10 +243,7 @@ class Folder(FolderSink[Job, Answered]):
             write_bytes(paths.overlay, encode_jpeg(_drawn(job, list(record.annotations), pixels)))
         elif self.asked.where.format == "cutout":
             assert pixels is not None
-            with new_folder(paths.cutout) as folder:
-                for i, mask in enumerate(record.annotations):
-                    picture = cutout(pixels, [mask.segmentation])
-                    (folder / f"{i}.png").write_bytes(encode_png(picture))
+            write_cutouts(paths.cutout, pixels, record.annotations)
 
 
 def prompt_name(prompt_id: Any, job: Job) -> str:
@@ -255,7 +253,7 @@ def prompt_name(prompt_id: Any, job: Job) -> str:
 
 def image_name(job: Job) -> str:
     """What the image of a job is called."""
-    return "standard input" if job.image.path == STDIN else str(job.image.path)
+    return shown(job.image.path)
 
 
 def _lines(job: Job, done: Answered) -> Iterator[dict[str, Any]]:
