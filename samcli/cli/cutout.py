@@ -19,7 +19,6 @@ from samcli.cli.pictures import NOTHING_FOUND
 from samcli.cli.prompts import STDIN
 from samcli.cli.report import Report, UsageError, json_line, write_stdout
 from samcli.cutout import COLOUR, CutoutConfig, find, load_finder, paint
-from samcli.errors import SamcliError
 from samcli.formats.atomic import write_bytes
 from samcli.formats.names import OutputPaths, names_folder
 from samcli.formats.png import encode_png, png_said
@@ -234,8 +233,6 @@ def _one(
 
 def _read(path: Path, root: Path | None, max_pixels: int) -> tuple[ImageFile, Decoded]:
     item = PIPED if path == STDIN else listed_file(path, root)
-    if item.problem:
-        raise SamcliError(item.problem)
     return item, read_picture(item, max_pixels)
 
 

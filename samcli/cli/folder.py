@@ -79,19 +79,19 @@ class FolderSink(Generic[Item, Result]):
 
     def allow(self, item: Item) -> None:
         """Raise StopError when the item's output is there, of another configuration, and to be kept."""
-        self._earlier(self.paths(item), self.run(item))
+        self._earlier(item)
 
     def done(self, item: Item, room: Room) -> bool:
         image = self.image(item)
         if image.problem:
             raise LeftAloneError(image.problem)
-        paths, run = self.paths(item), self.run(item)
+        paths = self.paths(item)
         if paths.record.parent not in self._cleaned:
             self._cleaned.add(paths.record.parent)
             clean_up(paths.record.parent)
-        head = self._earlier(paths, run)
+        head = self._earlier(item)
         failed = None if self.overwrite or self.retry_failed else read_error(paths.error)
-        if failed and (failed.source is None or failed.run.config_hash != run.config_hash):
+        if failed and (failed.source is None or failed.run.config_hash != self.run(item).config_hash):
             failed = None
         if image.path == STDIN or not (head or failed):
             return False
@@ -152,15 +152,15 @@ class FolderSink(Generic[Item, Result]):
         """Where the item's outputs lie."""
         return output_paths(self.out, self.image(item).relative, keep_extension=self.keep_extension)
 
-    def _earlier(self, paths: OutputPaths, run: Run) -> Head | None:
+    def _earlier(self, item: Item) -> Head | None:
         if self.overwrite:
             return None
-        path = self.main(paths)
+        path = self.main(self.paths(item))
         try:
             head = self.head(path)
         except SamcliError as error:
             raise StopError(str(error)) from error
-        other = head and difference(head.run, run)
+        other = head and difference(head.run, self.run(item))
         if other:
             raise StopError(f"{path} was {other}; choose another output, or replace it with --overwrite")
         return head

@@ -34,6 +34,8 @@ class Decoded(NamedTuple):
 
 def read_picture(image: ImageFile, max_pixels: int, room: Room = lambda size: None) -> Decoded:
     """Read and decode an input. Raises SamcliError; BadBytesError when its bytes are at fault."""
+    if image.problem:
+        raise SamcliError(image.problem)
     data = read_stdin() if image.path == STDIN else images.read(image.path)
     source = images.input_file(data, image.relative)
     return Decoded(source, decode(data, source, shown(image.path), max_pixels, room))
