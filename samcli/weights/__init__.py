@@ -4,8 +4,27 @@ Only `pull` uses the network.
 """
 
 from samcli.weights.download import Progress, pull
-from samcli.weights.files import Installed, Verified, find, home, installed, path, sha256_of, verify
-from samcli.weights.load import LoadedHead, LoadedSam, load_salient, load_sam, salient_sha256
+from samcli.weights.files import (
+    Installed,
+    Verified,
+    find,
+    home,
+    installed,
+    path,
+    sha256_of,
+    sha256_of_all,
+    verify,
+    why,
+)
+from samcli.weights.load import (
+    LoadedHead,
+    LoadedSam,
+    hash_given,
+    load_salient,
+    load_sam,
+    refuse_misfit,
+    salient_sha256,
+)
 from samcli.weights.table import (
     DEFAULT_DETECTOR,
     DEFAULT_MODEL,
@@ -14,6 +33,7 @@ from samcli.weights.table import (
     MODELS,
     SALIENT_FILE,
     SUFFIXES,
+    WEIGHTS_FILE,
     DetectorSpec,
     ModelSpec,
     Spec,
@@ -32,6 +52,7 @@ __all__ = [
     "MODELS",
     "SALIENT_FILE",
     "SUFFIXES",
+    "WEIGHTS_FILE",
     "DetectorSpec",
     "Installed",
     "LoadedHead",
@@ -43,16 +64,20 @@ __all__ = [
     "all_specs",
     "find",
     "format_size",
+    "hash_given",
     "home",
     "installed",
     "load_salient",
     "load_sam",
     "path",
     "pull",
+    "refuse_misfit",
     "resolve",
     "resolve_detector",
     "salient_sha256",
     "sha256_of",
+    "sha256_of_all",
     "specs_of",
     "verify",
+    "why",
 ]

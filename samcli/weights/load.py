@@ -221,6 +221,13 @@ def _check_fit(
         for key, value in ours.items()
         if key in theirs and theirs[key].shape != value.shape
     ]
+    refuse_misfit(file, architecture, missing, unexpected, misshapen)
+
+
+def refuse_misfit(
+    file: Path, architecture: str, missing: Sequence[str], unexpected: Sequence[str], misshapen: Sequence[str]
+) -> None:
+    """Raise SamcliError if there is anything that does not fit. misshapen: names with both shapes."""
     faults = [
         f"{len(found)} {what}: {', '.join(found[:3])}{', ...' if len(found) > 3 else ''}"
         for found, what in (

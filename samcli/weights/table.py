@@ -13,6 +13,7 @@ DEFAULT_MODEL = "tiny"
 DEFAULT_DETECTOR = "tiny"
 DETECTOR_VARIABLE = "SAMCLI_DETECTOR"  # in the environment: the detector where no option names one
 SALIENT_FILE = "salient.safetensors"  # in the package, beside the embedded model
+WEIGHTS_FILE = "model.safetensors"  # of a detector, in its folder
 SUFFIXES = (".pth", ".pt", ".safetensors")
 
 
@@ -186,7 +187,7 @@ _CLIP = ("config.json", "preprocessor_config.json", "tokenizer_config.json", "vo
 
 
 def _grounding_dino(name: str, repository: str, summary: str) -> DetectorSpec:
-    files = (*_BERT, "model.safetensors")
+    files = (*_BERT, WEIGHTS_FILE)
     # the thresholds of Grounded SAM's demo
     return DetectorSpec(name, "grounding-dino", files, repository, "Apache-2.0", summary, box=0.3, text=0.25)
 
@@ -208,7 +209,7 @@ DETECTORS: dict[str, DetectorSpec] = {
         DetectorSpec(
             name="owlv2",
             kind="owlv2",
-            files=(*_CLIP, "model.safetensors"),
+            files=(*_CLIP, WEIGHTS_FILE),
             repository="google/owlv2-base-patch16-ensemble",
             licence="Apache-2.0",
             summary="OWLv2 with ViT-B/16, the ensemble; each phrase by itself",
