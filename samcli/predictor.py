@@ -438,11 +438,16 @@ def load(
     if dtype == "fp16" and place.type == "cpu":
         raise SamcliError("dtype fp16 needs a GPU; use bf16 or fp32 on the CPU")
     if threads is not None:
-        if threads < 1:
-            raise SamcliError(f"threads is {threads}; give at least 1")
-        torch.set_num_threads(threads)
+        use_threads(threads)
     sam, spec, sha256 = load_sam(model)
     return Predictor(sam, spec, sha256, device=place, dtype=DTYPES[dtype])
+
+
+def use_threads(count: int) -> None:
+    """Compute with so many CPU threads in this process. Raises SamcliError."""
+    if count < 1:
+        raise SamcliError(f"threads is {count}; give at least 1")
+    torch.set_num_threads(count)
 
 
 def find_device(name: str) -> torch.device:

@@ -156,13 +156,14 @@ def automask(
     settings = ModelOptions(model, device, dtype, threads, elsewhere=ray is not None)
     limit = parse_pixels(max_pixels)
     known = settings.load(report)
-    run = settings.run("automask", known, asdict(config.resolve(known.spec)))
+    made_by = settings.run("automask", known, asdict(config.resolve(known.spec)))
     kinds = {kind.value for kind in format_} | ({"overlay"} if overlay else set())
     pictures = Pictures(frozenset(kinds), flatten, limit)
     again = retry_failed or inputs.alone is not None
-    sink = RecordSink(output, keep_extension, overwrite, again, run, pictures)
-    make_work = _MakeWork(settings, run, embeddings, keep_extension, limit, config)
-    raise typer.Exit(run_images(report, inputs, make_work, sink, known, options.cluster(ray, threads)))
+    sink = RecordSink(output, keep_extension, overwrite, again, made_by, pictures)
+    make_work = _MakeWork(settings, made_by, embeddings, keep_extension, limit, config)
+    run = run_images(report, inputs, make_work, sink, known, options.cluster(ray, threads))
+    raise typer.Exit(run.code)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +11,7 @@ import typer
 
 from samcli.batch import Room
 from samcli.cli import options
-from samcli.cli.folder import FolderSink, run_images
+from samcli.cli.folder import FolderSink, nothing_found, run_images
 from samcli.cli.inputs import PIPED, Decoded, listed_file, parse_pixels, read_picture, shown
 from samcli.cli.masking import Masked, MaskWork, masked, one_by_one
 from samcli.cli.model import Model, ModelOptions
@@ -115,12 +115,13 @@ def cutout(
         images, Path(output), files_from, null, root, keep_extension, include, exclude, shard
     )
     known = settings.load(report)
-    run = _run(settings, known, config)
+    made_by = _run(settings, known, config)
     again = retry_failed or inputs.alone is not None
-    sink = _Sink(Path(output), keep_extension, overwrite, again, run, look, limit, fail_empty)
-    make_work = _MakeWork(settings, run, embeddings, keep_extension, limit, config)
-    code = run_images(report, inputs, make_work, sink, known, options.cluster(ray, threads))
-    raise typer.Exit(NOTHING_FOUND if fail_empty and not (code or sink.found) else code)
+    sink = _Sink(Path(output), keep_extension, overwrite, again, made_by, look, limit)
+    make_work = _MakeWork(settings, made_by, embeddings, keep_extension, limit, config)
+    run = run_images(report, inputs, make_work, sink, known, options.cluster(ray, threads))
+    empty = fail_empty and not run.code and nothing_found(run, sink, inputs)
+    raise typer.Exit(NOTHING_FOUND if empty else run.code)
 
 
 @dataclass(frozen=True)
@@ -162,16 +163,11 @@ class _MakeWork(MaskWork):
 
 @dataclass
 class _Sink(FolderSink[ImageFile, Masked]):
-    """Writes the picture, then the record: where there is a record, everything is there.
-
-    found: something stood out in an image, of this run or, where fail_empty asks for it, an earlier one.
-    """
+    """Writes the picture, then the record: where there is a record, everything is there."""
 
     made_by: Run
     look: _Look
     max_pixels: int
-    fail_empty: bool
-    found: bool = field(default=False, init=False)
 
     counted = ("cutouts",)
 
@@ -187,17 +183,15 @@ class _Sink(FolderSink[ImageFile, Masked]):
     def store(self, paths: OutputPaths, item: ImageFile, result: Masked) -> dict[str, int]:
         write_bytes(paths.cutout_png, self.look.png(result.record, result.pixels))
         write_record(paths.record, result.record)
-        self.found |= bool(result.record.annotations)
         return {"cutouts": len(result.record.annotations)}
 
     def complete(self, paths: OutputPaths, item: ImageFile, room: Room) -> None:
-        missing = png_said(paths.cutout_png) != self.look.said
-        if missing or (self.fail_empty and not self.found):
-            record = read_record(paths.record)
-            self.found |= bool(record.annotations)
-            if missing:
-                pixels = read_picture(item, self.max_pixels, room).pixels
-                write_bytes(paths.cutout_png, self.look.png(record, pixels))
+        if png_said(paths.cutout_png) != self.look.said:
+            record, pixels = read_record(paths.record), read_picture(item, self.max_pixels, room).pixels
+            write_bytes(paths.cutout_png, self.look.png(record, pixels))
+
+    def holds(self, paths: OutputPaths) -> bool:
+        return bool(read_record(paths.record).annotations)
 
 
 def _one(

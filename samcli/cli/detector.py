@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,11 +92,12 @@ def split_arguments(arguments: Iterable[Path], labels: str | None) -> tuple[list
 
     Raises UsageError when there is no text, or when it looks like an image.
     """
-    *images, last = arguments = [*arguments] or [None]
+    paths = [*arguments]
     if labels is not None:
-        return [path for path in arguments if path is not None], None
-    if last is None:
+        return paths, None
+    if not paths:
         raise UsageError(f"nothing to look for; say what, {EXAMPLE}")
+    *images, last = paths
     text = str(last)
     if text == "-" or last.exists() or last.suffix.lower() in EXTENSIONS:
         what = "standard input" if text == "-" else f"{text} is there" if last.exists() else "an image's name"
@@ -104,8 +105,3 @@ def split_arguments(arguments: Iterable[Path], labels: str | None) -> tuple[list
             f"the last argument is what to look for, but {text!r} is {what}; {EXAMPLE}, or give --labels"
         )
     return images, text
-
-
-def with_thresholds(config: GroundConfig, box: float | None, text: float | None) -> GroundConfig:
-    """A configuration with thresholds of its own."""
-    return replace(config, box_threshold=box, text_threshold=text)

@@ -75,6 +75,10 @@ class FolderSink(Generic[Item, Result]):
     def complete(self, paths: OutputPaths, item: Item, room: Room) -> None:
         """Make again what is missing beside the main output."""
 
+    def holds(self, paths: OutputPaths) -> bool:
+        """Whether the main output, which is there, holds anything that was found."""
+        raise NotImplementedError
+
     # What the engine, and a look before it starts, ask for
 
     def allow(self, item: Item) -> None:
@@ -197,8 +201,8 @@ def run_images(
     sink: FolderSink[ImageFile, Result],
     model: Loaded,
     ray: batch.Ray | None,
-) -> int:
-    """Work through the images and say how it went; with --json, as a summary. Returns the exit code.
+) -> FolderRun:
+    """Work through the images and say how it went; with --json, as a summary.
 
     Raises SamcliError before any work when two images would share an output, or outputs of another
     configuration are in the way.
@@ -220,7 +224,20 @@ def run_images(
             "output": str(sink.out),
         }
         write_stdout(json_line(summary))
-    return run.code
+    return run
+
+
+def nothing_found(run: FolderRun, sink: FolderSink[ImageFile, Any], inputs: Inputs) -> bool:
+    """Whether a run that ended well, or earlier ones that it went on with, found nothing in any image.
+
+    What a sink counts last is what it found. Earlier results of a list that cannot be read again are not
+    looked at; they pass for something.
+    """
+    if run.tally is None or run.tally.counts[sink.counted[-1]]:
+        return False
+    if not run.tally.skipped:
+        return True
+    return not inputs.once and not any(sink.holds(sink.paths(image)) for image in inputs)
 
 
 class FolderRun(NamedTuple):

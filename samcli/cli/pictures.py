@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,16 +80,10 @@ class Pictures:
 
 @dataclass
 class RecordSink(FolderSink[ImageFile, Masked]):
-    """Writes pictures, then the record: where there is a record, everything is there.
-
-    fail_empty: it matters whether anything was found, also in earlier runs. found: it was, for all that is
-    known.
-    """
+    """Writes pictures, then the record: where there is a record, everything is there."""
 
     made_by: Run
     pictures: Pictures
-    fail_empty: bool = False
-    found: bool = field(default=False, init=False)
 
     def image(self, item: ImageFile) -> ImageFile:
         return item
@@ -103,13 +97,27 @@ class RecordSink(FolderSink[ImageFile, Masked]):
     def store(self, paths: OutputPaths, item: ImageFile, result: Masked) -> dict[str, int]:
         self.pictures.write(paths, self.pictures.wanted(paths), result.record, result.pixels)
         write_record(paths.record, result.record)
-        self.found |= bool(result.record.annotations)
         return {"masks": len(result.record.annotations)}
 
     def complete(self, paths: OutputPaths, item: ImageFile, room: Room) -> None:
         self.pictures.complete(paths, item, room)
-        if self.fail_empty and not self.found:
-            self.found = bool(read_record(paths.record).annotations)
+
+    def holds(self, paths: OutputPaths) -> bool:
+        return bool(read_record(paths.record).annotations)
+
+
+@dataclass
+class NamedSink(RecordSink):
+    """Writes records of masks of which some have names."""
+
+    counted = ("masks", "names")
+
+    def store(self, paths: OutputPaths, item: ImageFile, result: Masked) -> dict[str, int]:
+        names = sum(mask.category is not None for mask in result.record.annotations)
+        return {**super().store(paths, item, result), "names": names}
+
+    def holds(self, paths: OutputPaths) -> bool:
+        return any(mask.category is not None for mask in read_record(paths.record).annotations)
 
 
 def write_cutouts(folder: Path, pixels: NDArray[np.uint8], masks: Sequence[MaskRecord]) -> None:

@@ -144,12 +144,8 @@ def predict(
         requests = from_options(image or STDIN, point, box, mask)
 
     in_folder = where.kind == "folder"
-    if not in_folder and (
-        overwrite or retry_failed or shard is not None or ray is not None or device == "all"
-    ):
-        raise UsageError(
-            "--overwrite, --retry-failed, --shard, --ray and --device all need a folder: -o DIR/"
-        )
+    if not in_folder:
+        options.only_in_folders(overwrite, retry_failed, shard, ray, device)
     if (ray is not None or device == "all") and (json or image == STDIN):
         raise UsageError("with --ray or --device all neither standard input nor --json can be used")
 

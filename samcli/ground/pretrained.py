@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from samcli.errors import SamcliError, SamcliNote
-from samcli.ground.detector import Detected
+from samcli.ground.detector import Detected, Thresholds
 from samcli.weights import WEIGHTS_FILE, refuse_misfit, why
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -31,13 +31,14 @@ _COMPUTED = (".position_ids", ".relative_position_index")
 
 @dataclass(frozen=True)
 class Place:
-    """Where a detector comes from and runs. name, sha256: see `Detector`. folder: of its files."""
+    """Where a detector comes from and runs. folder: of its files. The others: see `Detector`."""
 
     name: str
     sha256: str
     folder: Path
     device: torch.device
     dtype: torch.dtype
+    thresholds: Thresholds
 
     @property
     def images_per_call(self) -> int:
