@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from samcli.annotate import GroundConfig, detect, name_masks
 from samcli.automask import PRESETS, AutomaskConfig, AutomaskSettings, generate
 from samcli.cli import options
+from samcli.cli.detector import Grounding, asked_for
 from samcli.cli.folder import run_images
 from samcli.cli.inputs import parse_pixels
-from samcli.cli.masking import MaskWork, one_by_one
+from samcli.cli.masking import MaskWork, Seen, one_by_one
 from samcli.cli.model import ModelOptions
-from samcli.cli.pictures import Pictures, RecordSink
-from samcli.cli.report import Report
+from samcli.cli.pictures import NamedSink, Pictures, RecordSink
+from samcli.cli.report import Report, UsageError
 from samcli.images import MAX_PIXELS
+from samcli.records import MaskRecord
 
 if TYPE_CHECKING:
     from samcli.cli.masking import Look
@@ -66,6 +69,19 @@ def automask(
         ),
     ] = [],  # noqa: B006 - Typer copies it
     overlay: Annotated[bool, typer.Option("--overlay", help="Also write <stem>.overlay.jpg.")] = False,
+    text: Annotated[
+        str | None,
+        typer.Option(
+            "--text",
+            metavar="TEXT",
+            help="Name masks: phrases between dots or commas, which a detector looks for.",
+            rich_help_panel="Detector",
+        ),
+    ] = None,
+    labels: options.Phrases = None,
+    detector: options.Detector = None,
+    box_threshold: options.BoxThreshold = None,
+    text_threshold: options.TextThreshold = None,
     preset: Annotated[
         Literal["sa1b"] | None,
         typer.Option("--preset", help="sa1b: as the SA-1B dataset was made, with crops."),
@@ -155,13 +171,26 @@ def automask(
     inputs = options.inputs(images, output, files_from, null, root, keep_extension, include, exclude, shard)
     settings = ModelOptions(model, device, dtype, threads, elsewhere=ray is not None)
     limit = parse_pixels(max_pixels)
+    grounding, names = None, {}
+    if text is not None or labels is not None:
+        if text is not None and labels is not None:
+            raise UsageError("--text and --labels both say what to look for; choose one")
+        looking = GroundConfig(box_threshold, text_threshold)
+        grounding = Grounding(asked_for(text, labels), looking, detector, dtype)
+        grounding.check()
+        finder = grounding.known(settings.workers())
+        grounding.say(report, finder)
+        names = grounding.described(finder)
+    elif box_threshold is not None or text_threshold is not None:
+        raise UsageError("--box-threshold and --text-threshold go with --text or --labels")
     known = settings.load(report)
-    made_by = settings.run("automask", known, asdict(config.resolve(known.spec)))
+    made_by = settings.run("automask", known, {**asdict(config.resolve(known.spec)), **names})
     kinds = {kind.value for kind in format_} | ({"overlay"} if overlay else set())
     pictures = Pictures(frozenset(kinds), flatten, limit)
     again = retry_failed or inputs.alone is not None
-    sink = RecordSink(output, keep_extension, overwrite, again, made_by, pictures)
-    make_work = _MakeWork(settings, made_by, embeddings, keep_extension, limit, config)
+    kind = NamedSink if grounding else RecordSink
+    sink = kind(output, keep_extension, overwrite, again, made_by, pictures)
+    make_work = _MakeWork(settings, made_by, embeddings, keep_extension, limit, config, grounding)
     run = run_images(report, inputs, make_work, sink, known, options.cluster(ray, threads))
     raise typer.Exit(run.code)
 
@@ -169,9 +198,23 @@ def automask(
 @dataclass(frozen=True)
 class _MakeWork(MaskWork):
     config: AutomaskConfig
+    grounding: Grounding | None
 
     def look(self, predictor: Predictor) -> Look:
-        return one_by_one(
+        everything = one_by_one(
             predictor,
             lambda pixels, embedding: generate(predictor, pixels, self.config, embedding=embedding),
         )
+        asked = self.grounding
+        if asked is None:
+            return everything
+        detector = asked.load(str(predictor.device))
+
+        def named(seen: list[Seen]) -> list[tuple[MaskRecord, ...]]:
+            found = detect(detector, [one.picture.pixels for one in seen], asked.phrases, asked.config)
+            return [
+                name_masks(masks, boxes, asked.phrases)
+                for masks, boxes in zip(everything(seen), found, strict=True)
+            ]
+
+        return named

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from samcli.annotate import GroundConfig
 from samcli.cli import options
-from samcli.cli.report import UsageError
+from samcli.cli.model import Workers
+from samcli.cli.report import Report, UsageError
 from samcli.ground.phrases import split_phrases
 from samcli.images import EXTENSIONS
+from samcli.weights import DEFAULT_DETECTOR, DETECTORS
 
 if TYPE_CHECKING:
     from samcli.ground.detector import Detector
@@ -42,9 +44,18 @@ class Grounding:
         """The detector on a device, loaded once in a process. Raises WeightsError when it is not there."""
         return _detector(self._name, device, self.dtype)
 
-    def forget(self) -> None:
-        """Let go of the detector, which others load for themselves."""
-        _detector.cache_clear()
+    def known(self, workers: Workers) -> Detector:
+        """The detector, to get to know it; when others work, they load it for themselves."""
+        detector = self.load(workers.here)
+        if workers.away:
+            _detector.cache_clear()
+        return detector
+
+    def say(self, report: Report, detector: Detector) -> None:
+        """Say which one it is when the user named none."""
+        if self.detector is None:
+            names = ", ".join(name for name, spec in DETECTORS.items() if not spec.packaged)
+            report.note(f"note: using the embedded detector {detector.name}; others with --detector: {names}")
 
     def described(self, detector: Detector) -> dict[str, Any]:
         """What a record's configuration says: the detector, the phrases, and the resolved values."""
@@ -60,8 +71,6 @@ class Grounding:
 
     @property
     def _name(self) -> str:
-        from samcli.weights import DEFAULT_DETECTOR
-
         return self.detector or DEFAULT_DETECTOR
 
 
@@ -100,7 +109,8 @@ def split_arguments(arguments: Iterable[Path], labels: str | None) -> tuple[list
     *images, last = paths
     text = str(last)
     if text == "-" or last.exists() or last.suffix.lower() in EXTENSIONS:
-        what = "standard input" if text == "-" else f"{text} is there" if last.exists() else "an image's name"
+        what = "a folder" if last.is_dir() else "a file" if last.exists() else "an image's name"
+        what = "standard input" if text == "-" else what
         raise UsageError(
             f"the last argument is what to look for, but {text!r} is {what}; {EXAMPLE}, or give --labels"
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -185,7 +185,7 @@ def ground(
     config = GroundConfig(
         box_threshold, text_threshold, nms, class_agnostic, containment, max_detections, tile, overlap
     )
-    asked = Asked(
+    search = Search(
         images=tuple(images),
         grounding=Grounding(phrases, config, detector, dtype),
         settings=ModelOptions(model, device, dtype, threads, elsewhere=ray is not None),
@@ -207,11 +207,11 @@ def ground(
         shard=shard,
         ray=ray,
     )
-    raise typer.Exit(find(report, asked))
+    raise typer.Exit(find(report, search))
 
 
 @dataclass(frozen=True)
-class Asked:
+class Search:
     """What the options of `ground` say, or those of `predict --text`. answers: lines are those of predict."""
 
     images: tuple[Path, ...]
@@ -289,35 +289,35 @@ class Asked:
         return self.images[0] if self.images[0].is_dir() else self.images[0].parent
 
 
-def find(report: Report, asked: Asked) -> int:
+def find(report: Report, search: Search) -> int:
     """Find what was asked for, write or print it, and return the exit code."""
-    where = asked.target(report)
-    inputs = asked.inputs(where)
-    asked.grounding.check()
-    job = _job(report, asked)
+    where = search.target(report)
+    inputs = search.inputs(where)
+    search.grounding.check()
+    job = _job(report, search)
     if where.kind == "folder":
         assert inputs is not None
-        again = asked.retry_failed or inputs.alone is not None
-        given = where.path, asked.keep_extension, asked.overwrite, again
-        pictures = Pictures(frozenset(asked.formats), asked.flatten, asked.max_pixels)
+        again = search.retry_failed or inputs.alone is not None
+        given = where.path, search.keep_extension, search.overwrite, again
+        pictures = Pictures(frozenset(search.formats), search.flatten, search.max_pixels)
         sink: FolderSink[ImageFile, Any]
-        if asked.boxes_only:
+        if search.boxes_only:
             sink = _BoxSink(*given, job.runs)
-        elif asked.masks_from:
+        elif search.masks_from:
             sink = _NamingSink(*given, job.runs.of(PIPED), pictures, job.runs)
         else:
             sink = RecordSink(*given, job.runs.of(PIPED), pictures)
-        cluster = options.cluster(asked.ray, asked.settings.threads)
+        cluster = options.cluster(search.ray, search.settings.threads)
         run = run_images(report, inputs, job.work, sink, job.known, cluster)
-        empty = asked.fail_empty and not run.code and nothing_found(run, sink, inputs)
+        empty = search.fail_empty and not run.code and nothing_found(run, sink, inputs)
         return NOTHING_FOUND if empty else run.code
 
-    stream = _Stream(where, report, asked.boxes_only, asked.answers)
+    alone = inputs is None or inputs.alone is not None
+    stream = _Stream(where, report, search.boxes_only, search.answers, alone)
     total = 1 if inputs is None else inputs.check(lambda image: None)
     with report.progress(total, "image") as progress:
         items = [PIPED] if inputs is None else inputs
         tally = batch.run(items, job.work, stream, devices=job.known.devices, progress=progress)
-    alone = inputs is None or inputs.alone is not None
     if alone and tally.failures and not tally.stopped:
         failure = tally.failures[0]
         say_error(named(shown(failure.item.path), failure.reason))
@@ -327,9 +327,9 @@ def find(report: Report, asked: Asked) -> int:
     if tally.stopped:
         say_error(tally.stopped[1])
     elif not stream.found and len(stream.failed) < tally.seen:
-        what = ", ".join(asked.grounding.phrases)
+        what = ", ".join(search.grounding.phrases)
         report.note(f"note: nothing found for: {what}; a lower --box-threshold finds more")
-    if asked.fail_empty and not (tally.exit_code or stream.found):
+    if search.fail_empty and not (tally.exit_code or stream.found):
         return NOTHING_FOUND
     return tally.exit_code
 
@@ -355,14 +355,16 @@ class _Runs:
 
     def of(self, image: ImageFile) -> Run:
         """What makes those of an image."""
-        config = self.config
-        if self.given:
-            try:
-                digest = digest_of(self.given.of(image))
-            except SamcliError:  # said where the masks are needed
-                digest = None
-            config = {**config, "masks_sha256": digest}
-        return self.settings.run("ground", self.known, config)
+        if self.given is None:
+            return self.settings.run("ground", self.known, self.config)
+        try:
+            digest = digest_of(self.given.of(image))
+        except SamcliError:  # said where the masks are needed
+            digest = None
+        hashed = {**self.config, "masks_sha256": digest}
+        return self.settings.run(
+            "ground", self.known, {**hashed, "masks_from": str(self.given.place)}, hashed
+        )
 
 
 class _Job(NamedTuple):
@@ -371,35 +373,28 @@ class _Job(NamedTuple):
     runs: _Runs
 
 
-def _job(report: Report, asked: Asked) -> _Job:
+def _job(report: Report, search: Search) -> _Job:
     """Load what is needed, to know it, and that it can be had."""
-    grounding, settings = asked.grounding, asked.settings
+    grounding, settings = search.grounding, search.settings
     workers = settings.workers()
-    detector = grounding.load(workers.here)
+    detector = grounding.known(workers)
     config = grounding.described(detector)
-    if workers.away:
-        grounding.forget()
-    if not (asked.boxes_only or asked.masks_from):
+    if not (search.boxes_only or search.masks_from):
         known = settings.load(report)
-        _say_detector(report, asked, detector.name)
+        grounding.say(report, detector)
         runs = _Runs(settings, known, config)
         masks = _GroundWork(
-            settings, runs.of(PIPED), asked.embeddings, asked.keep_extension, asked.max_pixels, grounding
+            settings, runs.of(PIPED), search.embeddings, search.keep_extension, search.max_pixels, grounding
         )
         return _Job(masks, known, runs)
-    _say_detector(report, asked, detector.name)
+    grounding.say(report, detector)
     alone = Loaded(detector.name, detector.sha256, workers.devices)
-    if asked.masks_from:
-        given = given_masks(asked.masks_from, asked.photos, asked.keep_extension)
-        runs = _Runs(settings, alone, {**config, "masks_from": str(asked.masks_from)}, given)
-        return _Job(_NameWork(grounding, settings, asked.max_pixels, runs), alone, runs)
+    if search.masks_from:
+        given = given_masks(search.masks_from, search.photos, search.keep_extension)
+        runs = _Runs(settings, alone, config, given)
+        return _Job(_NameWork(grounding, settings, search.max_pixels, runs), alone, runs)
     runs = _Runs(settings, alone, {**config, "boxes_only": True})
-    return _Job(_BoxWork(grounding, settings, asked.max_pixels), alone, runs)
-
-
-def _say_detector(report: Report, asked: Asked, name: str) -> None:
-    if asked.grounding.detector is None:
-        report.note(f"note: using the embedded detector {name}; others with --detector: see samcli models")
+    return _Job(_BoxWork(grounding, settings, search.max_pixels), alone, runs)
 
 
 @dataclass(frozen=True)
@@ -474,7 +469,7 @@ class _NameWork(_DetectWork):
 
     def result(self, item: ImageFile, picture: Decoded, found: Detected) -> Masked:
         assert self.runs.given is not None
-        masks = self.runs.given.of(item)
+        masks = [_nameless(mask) for mask in self.runs.given.of(item)]
         height, width = picture.pixels.shape[:2]
         for mask in masks:
             if mask.segmentation["size"] != [height, width]:
@@ -484,6 +479,12 @@ class _NameWork(_DetectWork):
                     f"{width}x{height}; give the masks of this image"
                 )
         return masked(item, picture, self.runs.of(item), name_masks(masks, found, self.grounding.phrases))
+
+
+def _nameless(mask: MaskRecord) -> MaskRecord:
+    """A mask without what an earlier detector said of it: all names are of one list of phrases."""
+    score = mask.score if mask.detector_score is None else mask.predicted_iou
+    return replace(mask, category_id=None, category=None, phrase=None, detector_score=None, score=score)
 
 
 # Sinks
@@ -530,14 +531,16 @@ class _BoxSink(FolderSink[ImageFile, Boxes]):
 class _Stream:
     """The sink for everything but folders: lines, a table, one file, or one picture.
 
-    answers: lines are those of predict. found: something was. failed: (name, reason) in order.
-    kept, rows: lines of a file and rows of a table, for `close`.
+    answers: lines are those of predict. alone: there is one image, which fails without a line.
+    found: something was. failed: (name, reason) in order. kept, rows: lines of a file and rows of a table,
+    for `close`.
     """
 
     where: Target
     report: Report
     boxes_only: bool
     answers: bool
+    alone: bool
     found: bool = False
     failed: list[tuple[str, str]] = field(default_factory=list)
     kept: list[dict[str, Any]] = field(default_factory=list)
@@ -574,7 +577,7 @@ class _Stream:
 
     def fail(self, item: ImageFile, reason: str, error: Exception) -> None:
         self.failed.append((shown(item.path), reason))
-        if not self.boxes_only:
+        if not (self.boxes_only or self.alone):
             which = {"id": 1} if self.answers else {}
             self._line({**which, "image": str(item.path), "error": reason})
 
