@@ -29,8 +29,8 @@ clean:
 	$(INSTALL) --editable .
 	@touch $@
 
-# mobilesam-mirror, a reference for tests, asks for timm and so for torchvision; the tests need neither.
+# mobilesam-mirror and rf-groundingdino, references for tests, ask for torchvision; the tests need it not.
 .venv/installed-dev: .venv/installed
 	$(INSTALL) --editable '.[dev]'
-	$(INSTALL) --no-deps mobilesam-mirror
+	$(INSTALL) --no-deps mobilesam-mirror rf-groundingdino
 	@touch $@

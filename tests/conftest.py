@@ -111,6 +111,26 @@ def random_tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def random_detector(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A folder with a detector of random weights: `random_detector("grounding-dino")`, see detectors.KINDS.
+
+    Without transformers the test skips, except in CI, where it fails.
+    """
+    made: dict[str, Path] = {}
+
+    def get(kind: str) -> Path:
+        if os.environ.get("CI") != "true":
+            pytest.importorskip("transformers")
+        import detectors
+
+        if kind not in made:
+            made[kind] = detectors.KINDS[kind](tmp_path_factory.mktemp("detectors") / kind)
+        return made[kind]
+
+    return get
+
+
+@pytest.fixture(scope="session")
 def pixels() -> np.ndarray:
     """A small picture with two things in it, (60, 90, 3) uint8 RGB."""
     y, x = np.mgrid[:60, :90]

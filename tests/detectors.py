@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,9 +105,13 @@ def save_owlv2(folder: Path) -> Path:
     torch.manual_seed(12)
     tokens = [*string.punctuation, *string.ascii_lowercase, *string.digits]  # "!" is first: it pads, as id 0
     vocabulary = {token: i for i, token in enumerate((*tokens, *(f"{t}</w>" for t in tokens)))}
-    merges = ["a t</w>", "c at</w>"]
-    for merge in merges:
-        vocabulary[merge.replace(" ", "")] = len(vocabulary)
+    merges = [
+        f"{word[:i]} {word[i]}{'</w>' if i == len(word) - 1 else ''}"
+        for word in ("photo", "of", *WORDS)
+        for i in range(1, len(word))
+    ]
+    for merge in dict.fromkeys(merges):
+        vocabulary.setdefault(merge.replace(" ", ""), len(vocabulary))
     vocabulary["<|startoftext|>"], vocabulary["<|endoftext|>"] = len(vocabulary), len(vocabulary) + 1
     layers = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     model = Owlv2ForObjectDetection(
@@ -129,12 +134,19 @@ def save_owlv2(folder: Path) -> Path:
                 parameter.mul_(0.2)  # as they are drawn, answers are 0 or 1
     _save(model, folder)
     (folder / "vocab.json").write_text(json.dumps(vocabulary))
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(dict.fromkeys(merges)) + "\n")
     settings = {"tokenizer_class": "CLIPTokenizer", "pad_token": "!", "model_max_length": 16}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     picture = {"image_processor_type": "Owlv2ImageProcessor", "size": {"height": 96, "width": 96}}
     (folder / "preprocessor_config.json").write_text(json.dumps(picture))
     return folder
+
+
+KINDS: dict[str, Callable[[Path], Path]] = {
+    "grounding-dino": save_grounding_dino,
+    "mm-grounding-dino": partial(save_grounding_dino, mm=True),
+    "owlv2": save_owlv2,
+}
 
 
 def serve(server: FileServer, folder: Path, name: str, files: Sequence[str] | None = None) -> None:

@@ -332,7 +332,8 @@ def read_boxes(
         boxes.name(labels or beside(path.parent))
     else:
         boxes = Detections(path, shares=False, min_score=min_score)
-        boxes.name(labels or _named(path, _read_json(path, boxes)))
+        own = _read_json(path, boxes)
+        boxes.name(labels or _named(path, own))
     return boxes
 
 

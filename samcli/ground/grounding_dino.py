@@ -86,10 +86,9 @@ class GroundingDino:
     ) -> list[Detected]:
         """One pass. pictures: (B, 3, h, w) fp32. size: (height, width) of the images."""
         tokens = torch.tensor([caption.tokens], device=self._place.device).expand(len(pictures), -1)
-        answer = self._network(
-            pixel_values=pictures.to(self._place.device, self._place.dtype), input_ids=tokens
-        )
-        probabilities = to_numpy(answer.logits.sigmoid(), self._place)
+        with self._place.arithmetic():
+            answer = self._network(pixel_values=pictures.to(self._place.device), input_ids=tokens)
+        probabilities = to_numpy(answer.logits.float().sigmoid(), self._place)
         boxes = to_numpy(answer.pred_boxes, self._place)
         found = []
         for of_tokens, of_boxes in zip(probabilities, boxes, strict=True):
@@ -126,6 +125,7 @@ def resized(size: tuple[int, int], short: int, long: int) -> tuple[int, int]:
     """
     least, most = min(size), max(size)
     side = long * least / most if most / least * short > long else float(short)
-    whole = max(round(side), 1)
+    whole = round(side)
     other = most if least == whole else int(side * most / least)
+    whole = max(whole, 1)  # of a line a thousand times longer than wide
     return (whole, other) if size[0] <= size[1] else (other, whole)

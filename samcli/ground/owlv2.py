@@ -66,10 +66,9 @@ class Owlv2:
         self, pictures: Tensor, asked: dict[str, Tensor], threshold: float
     ) -> list[tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]]:
         """Boxes (N, 4), scores (N,) and phrases (N,) above the threshold of each picture (B, 3, S, S)."""
-        answer = self._network(
-            pixel_values=pictures.to(self._place.device, self._place.dtype),
-            **{name: value.repeat(len(pictures), 1) for name, value in asked.items()},
-        )
+        queries = {name: value.repeat(len(pictures), 1) for name, value in asked.items()}
+        with self._place.arithmetic():
+            answer = self._network(pixel_values=pictures.to(self._place.device), **queries)
         probabilities = to_numpy(answer.logits.float().sigmoid(), self._place)
         boxes = to_numpy(answer.pred_boxes, self._place)
         found = []

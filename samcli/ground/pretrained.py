@@ -18,7 +18,7 @@ from torch import Tensor
 
 from samcli.errors import SamcliError, SamcliNote
 from samcli.ground.detector import Detected, Thresholds
-from samcli.weights import WEIGHTS_FILE, refuse_misfit, why
+from samcli.weights import WEIGHTS_FILE, reading_errors, refuse_misfit, why
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 IMAGES_PER_CALL = 4  # on a GPU: of 800 x 1333 pixels with the largest detector within 8 GB
@@ -31,7 +31,11 @@ _COMPUTED = (".position_ids", ".relative_position_index")
 
 @dataclass(frozen=True)
 class Place:
-    """Where a detector comes from and runs. folder: of its files. The others: see `Detector`."""
+    """Where a detector comes from and runs. folder: of its files. name, sha256, thresholds: see `Detector`.
+
+    dtype: of the bulk of the arithmetic. Weights stay in fp32, and so do coordinates, which in bf16 would be
+    off by pixels.
+    """
 
     name: str
     sha256: str
@@ -43,6 +47,10 @@ class Place:
     @property
     def images_per_call(self) -> int:
         return 1 if self.device.type == "cpu" else IMAGES_PER_CALL
+
+    def arithmetic(self) -> torch.autocast:
+        """The context to run the network in."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
 
 def load_network(place: Place, class_name: str) -> Any:
@@ -56,7 +64,7 @@ def load_network(place: Place, class_name: str) -> Any:
     with _reading(place), _quiet():
         model, info = network.from_pretrained(
             place.folder,
-            dtype=place.dtype,
+            dtype=torch.float32,
             local_files_only=True,
             use_safetensors=True,
             ignore_mismatched_sizes=True,  # they are refused below, with the others
@@ -78,7 +86,11 @@ def load_tokenizer(place: Place, class_name: str, files: Sequence[Sequence[str]]
         raise SamcliError(f"{place.folder} has no tokenizer: {sets}; save it there with save_pretrained")
     tokenizer = getattr(_transformers(place), class_name)
     with _reading(place), _quiet():
-        return tokenizer.from_pretrained(place.folder, local_files_only=True)
+        return tokenizer.from_pretrained(
+            place.folder,
+            local_files_only=True,
+            model_max_length=1_000_000,  # else it remarks on long texts
+        )
 
 
 def picture_settings(folder: Path) -> dict[str, Any]:
@@ -163,11 +175,9 @@ def _transformers(place: Place) -> Any:
 @contextmanager
 def _reading(place: Place) -> Iterator[None]:
     """Say in one line what transformers could not make of the files."""
-    from safetensors import SafetensorError
-
     try:
         yield
-    except (OSError, ValueError, TypeError, LookupError, RuntimeError, ImportError, SafetensorError) as error:
+    except reading_errors() as error:
         raise SamcliError(f"{place.folder} cannot be loaded as a detector: {why(error)}") from error
 
 

@@ -295,6 +295,15 @@ def _of_another_kind(part: Part, file: Path) -> str | None:
     return None
 
 
+def reading_errors() -> tuple[type[Exception], ...]:
+    """What transformers may raise when it reads files that are no model's; huggingface_hub checks for it."""
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
+
+    plain = (OSError, ValueError, TypeError, LookupError, RuntimeError, ImportError)
+    return (*plain, StrictDataclassError, SafetensorError)
+
+
 # What is said
 
 
