@@ -114,4 +114,7 @@ def split_arguments(arguments: Iterable[Path], labels: str | None) -> tuple[list
         raise UsageError(
             f"the last argument is what to look for, but {text!r} is {what}; {EXAMPLE}, or give --labels"
         )
+    for path in images:
+        if str(path) != "-" and not path.suffix and not path.exists():
+            raise UsageError(f"{path} does not exist; a text of several words needs quotes, {EXAMPLE}")
     return images, text

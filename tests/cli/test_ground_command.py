@@ -271,6 +271,11 @@ def test_labels_are_phrases(ground: Samcli) -> None:
             2,
             LAST.format("-", "standard input"),
         ),
+        (
+            ("photos/both.png", "a", "red", "thing"),
+            2,
+            f"a does not exist; a text of several words needs quotes, {shared.EXAMPLE}",
+        ),
         (("red",), 2, "no images; name files or folders, or a list of them with --files-from"),
         (("--labels", "red"), 2, "no images; name files or folders, or a list of them with --files-from"),
         (
@@ -615,6 +620,14 @@ def test_boxes_are_read_back_by_predict(
             assert one.segmentation == other.segmentation
             told = (one.category_id, one.category, one.detector_score, one.score)
             assert told == (other.category_id, other.category, other.detector_score, other.score)
+
+
+def test_the_boxes_of_one_image_can_be_read_back(ground: Samcli, samcli: Samcli) -> None:
+    assert ground("photos", "red . blue", "--boxes-only", "-o", "boxes", "-q").code == 0
+    place = "boxes/both.boxes.jsonl"
+    result = samcli("predict", "photos/both.png", "--boxes", place, "-o", "a.json", "-m", "tiny")
+    assert result == (0, "", "")
+    assert names("a.json") == ["red", "blue", "red"]
 
 
 def test_boxes_can_be_resumed_and_counted(ground: Samcli, samcli: Samcli) -> None:
