@@ -560,6 +560,12 @@ class TestVerify:
         with pytest.raises(WeightsError, match=r"is damaged: 5 bytes, not 1000003; get it anew with"):
             weights.verify("demo")
 
+    def test_what_is_part_of_samcli_has_no_record(self, cache: Path) -> None:
+        cache.mkdir(parents=True)
+        (cache / "tiny.json").write_text("{")
+        assert weights.verify("tiny").against == "nothing"
+        assert weights.load_sam("tiny").sha256 == weights.verify("tiny").sha256
+
     def test_loading_checks_a_file_it_has_no_record_of(
         self, cache: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -20,6 +20,7 @@ from samcli.ground.pretrained import (
     in_batches,
     load_network,
     load_tokenizer,
+    nothing,
     picture_settings,
     to_detected,
     to_numpy,
@@ -65,6 +66,8 @@ class GroundingDino:
         self, images: Sequence[NDArray[np.uint8]], phrases: Sequence[str], thresholds: Thresholds
     ) -> list[Detected]:
         """See `Detector`. Phrases that do not fit into one caption take several passes."""
+        if not phrases:
+            return [nothing() for _ in images]
         asked = captions([self._tokens(phrase) for phrase in phrases], FRAME, self._most_tokens)
         by_size: dict[tuple[int, int], list[int]] = {}
         for index, image in enumerate(images):

@@ -18,6 +18,7 @@ from samcli.ground.pretrained import (
     in_batches,
     load_network,
     load_tokenizer,
+    nothing,
     picture_settings,
     to_detected,
     to_numpy,
@@ -49,6 +50,8 @@ class Owlv2:
         self, images: Sequence[NDArray[np.uint8]], phrases: Sequence[str], thresholds: Thresholds
     ) -> list[Detected]:
         """See `Detector`. There is no text threshold."""
+        if not phrases:
+            return [nothing() for _ in images]
         asked = self._tokens(phrases)
         found: list[Detected] = []
         for start in range(0, len(images), self.images_per_call):
@@ -80,6 +83,8 @@ class Owlv2:
 
     def _tokens(self, phrases: Sequence[str]) -> dict[str, Tensor]:
         """The network's text inputs, (P, T) each. Raises SamcliError for a phrase that does not fit."""
+        if not all(phrase.split() for phrase in phrases):
+            raise SamcliError(f"{self.name} cannot look for a phrase without words")
         texts = [query(phrase) for phrase in phrases]
         encoded: Any = self._tokenizer(texts, split_special_tokens=True)
         for phrase, ids in zip(phrases, encoded["input_ids"], strict=True):

@@ -21,8 +21,8 @@ class Part(NamedTuple):
     """One file of a checkpoint.
 
     file: where it lies below `home()/weights`, or below the package's data. record: where its record does,
-    below `home()/weights`. urls: one of each source of its checkpoint, in the order tried.
-    sha256, bytes: as published, None where nobody does.
+    below `home()/weights`, empty where there is none. urls: one of each source of its checkpoint, in the
+    order tried. sha256, bytes: as published, None where nobody does.
     """
 
     file: str
@@ -58,7 +58,8 @@ class ModelSpec:
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        return (Part(self.file, f"{self.name}.json", self.urls, self.sha256, self.bytes),)
+        record = "" if self.packaged else f"{self.name}.json"
+        return (Part(self.file, record, self.urls, self.sha256, self.bytes),)
 
 
 @dataclass(frozen=True)

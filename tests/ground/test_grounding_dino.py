@@ -146,8 +146,10 @@ def test_images_of_a_call_do_not_know_each_other(
         same(one, other)
 
 
-def test_no_images(detector: GroundingDino) -> None:
+def test_no_images_or_phrases(detector: GroundingDino) -> None:
     assert detector.detect([], PHRASES, USUAL) == []
+    (found,) = detector.detect([picture(90, 130)], [], USUAL)
+    assert (len(found), found.boxes.shape, found.phrases.dtype) == (0, (0, 4), np.int64)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 500), (700, 2)])
@@ -186,7 +188,7 @@ def test_case_and_marks_of_a_phrase(detector: GroundingDino) -> None:
     assert (plain.boxes == marked.boxes).all()
 
 
-@pytest.mark.parametrize("phrase", ["猫", "?", ".", "😀 😀"])
+@pytest.mark.parametrize("phrase", ["猫", "?", ".", "😀 😀", ""])
 def test_a_phrase_that_cannot_be_read(detector: GroundingDino, phrase: str) -> None:
     with pytest.raises(SamcliError) as caught:
         detector.detect([picture(90, 130)], ["cat", phrase], USUAL)
@@ -356,6 +358,22 @@ class TestLoading:
         (copy / "evil.py").write_text(f"open({str(tmp_path / 'owned')!r}, 'w')\nclass Evil: ...\n")
         load_detector(str(copy), device="cpu")
         assert not (tmp_path / "owned").exists()
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"backbone": "microsoft/resnet-50", "use_pretrained_backbone": True, "backbone_config": None},
+            {"backbone": "resnet50", "use_timm_backbone": True, "backbone_config": None},
+            {"backbone_config": {"model_type": "timm_backbone", "backbone": "resnet50"}},
+        ],
+    )
+    def test_no_backbone_from_elsewhere(self, copy: Path, change: dict[str, Any]) -> None:
+        """transformers would fetch it."""
+        config = json.loads((copy / "config.json").read_text())
+        (copy / "config.json").write_text(json.dumps(config | change))
+        assert self.refusal(copy) == (
+            "F/config.json names a backbone from elsewhere; it must describe all of the network"
+        )
 
     def test_no_tokenizer(self, copy: Path) -> None:
         (copy / "tokenizer.json").unlink()
