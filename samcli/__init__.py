@@ -6,6 +6,7 @@
     embedding = predictor.embed(image)  # (H, W, 3) uint8 RGB
     prediction = predictor.predict(embedding, samcli.Prompt(points=[(120, 80)]))
     masks = samcli.automask(predictor, image)
+    masks = samcli.ground(predictor, samcli.load_detector("tiny", device="cpu"), image, ["a dog"])
 
 What needs torch is loaded when first used, so that `import samcli` does not import it.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from samcli.annotate import GroundConfig, ground
 from samcli.automask import AutomaskConfig
 from samcli.automask import generate as automask
 from samcli.cutout import Cutout, CutoutConfig, cutout
@@ -22,6 +24,7 @@ from samcli.errors import SamcliError, SamcliNote
 from samcli.records import Box, ImageRecord, MaskRecord, Prompt
 
 if TYPE_CHECKING:
+    from samcli.ground.load import load_detector
     from samcli.predictor import Embedding, Prediction, Predictor, load, load_embedding, save_embedding
 
 __all__ = [
@@ -30,6 +33,7 @@ __all__ = [
     "Cutout",
     "CutoutConfig",
     "Embedding",
+    "GroundConfig",
     "ImageRecord",
     "MaskRecord",
     "Prediction",
@@ -40,14 +44,24 @@ __all__ = [
     "__version__",
     "automask",
     "cutout",
+    "ground",
     "load",
+    "load_detector",
     "load_embedding",
     "save_embedding",
 ]
 
 __version__: str
 
-_IN_PREDICTOR = {"Embedding", "Prediction", "Predictor", "load", "load_embedding", "save_embedding"}
+_LAZY = {
+    "Embedding": "samcli.predictor",
+    "Prediction": "samcli.predictor",
+    "Predictor": "samcli.predictor",
+    "load": "samcli.predictor",
+    "load_detector": "samcli.ground.load",
+    "load_embedding": "samcli.predictor",
+    "save_embedding": "samcli.predictor",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -56,8 +70,8 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("samcli")
-    if name in _IN_PREDICTOR:
-        return getattr(import_module("samcli.predictor"), name)
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'samcli' has no attribute {name!r}")
 
 

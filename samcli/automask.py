@@ -175,11 +175,8 @@ def generate(
     """
     settings = (config or AutomaskConfig()).resolve(predictor.spec)
     height, width = image.shape[:2]
-    if embedding and embedding.original_size != (height, width):
-        h, w = embedding.original_size
-        raise SamcliError(
-            f"the embedding is of an image of {w}x{h} pixels, this one has {width}x{height}; embed it again"
-        )
+    if embedding:
+        embedding.check_size((height, width))
     crops, layers = crop_boxes((height, width), settings.crop_n_layers, settings.crop_overlap_ratio)
     found: list[_Found] = []
     for crop, layer in zip(crops, layers, strict=True):

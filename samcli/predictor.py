@@ -64,6 +64,14 @@ class Embedding:
     weights_sha256: str
     image_sha256: str
 
+    def check_size(self, size: tuple[int, int]) -> None:
+        """Raise SamcliError unless it is of an image of `size` (height, width)."""
+        if self.original_size != size:
+            raise SamcliError(
+                f"the embedding is of an image of {_pixels(self.original_size)} pixels, this one has "
+                f"{_pixels(size)}; embed it again"
+            )
+
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
@@ -261,7 +269,6 @@ class Predictor:
         self, embedding: Embedding, prompts: Sequence[Prompt], *, multimask: bool | None = None
     ) -> list[Prediction]: ...
 
-    @torch.inference_mode()
     def predict(
         self, embedding: Embedding, prompts: Prompt | Sequence[Prompt], *, multimask: bool | None = None
     ) -> Prediction | list[Prediction]:
@@ -273,7 +280,14 @@ class Predictor:
         embedding is of another model.
         """
         if isinstance(prompts, Prompt):
-            return self.predict(embedding, [prompts], multimask=multimask)[0]
+            return next(self.predict_each(embedding, [prompts], multimask=multimask))
+        return list(self.predict_each(embedding, prompts, multimask=multimask))
+
+    @torch.inference_mode()
+    def predict_each(
+        self, embedding: Embedding, prompts: Sequence[Prompt], *, multimask: bool | None = None
+    ) -> Iterator[Prediction]:
+        """The answers of `predict` one by one, so that only one holds masks of the image's size at a time."""
         layouts: dict[tuple[int, bool, bool, bool], list[int]] = {}
         for index, prompt in enumerate(prompts):
             prompt.check_inside(embedding.original_size)
@@ -282,13 +296,13 @@ class Predictor:
             layout = (len(prompt.points), prompt.box is not None, prompt.mask is not None, many)
             layouts.setdefault(layout, []).append(index)
         upscaling = self.upscaling(embedding)
-        answers: dict[int, Prediction] = {}
+        decoded: dict[int, tuple[Tensor, Tensor]] = {}
         for (_, _, _, many), members in layouts.items():
             coords, labels, masks = self._tokens([prompts[i] for i in members])
             logits, iou = self.decode(embedding, coords, labels, masks, multimask=many)
-            for index, low, score in zip(members, logits, iou, strict=True):
-                answers[index] = _finish(prompts[index], low, score, upscaling, self.stability_offset)
-        return [answers[index] for index in range(len(prompts))]
+            decoded.update(zip(members, zip(logits, iou, strict=True), strict=True))
+        for index, prompt in enumerate(prompts):
+            yield _finish(prompt, *decoded[index], upscaling, self.stability_offset)
 
     @torch.inference_mode()
     def decode(
@@ -424,11 +438,16 @@ def load(
     if dtype == "fp16" and place.type == "cpu":
         raise SamcliError("dtype fp16 needs a GPU; use bf16 or fp32 on the CPU")
     if threads is not None:
-        if threads < 1:
-            raise SamcliError(f"threads is {threads}; give at least 1")
-        torch.set_num_threads(threads)
+        use_threads(threads)
     sam, spec, sha256 = load_sam(model)
     return Predictor(sam, spec, sha256, device=place, dtype=DTYPES[dtype])
+
+
+def use_threads(count: int) -> None:
+    """Compute with so many CPU threads in this process. Raises SamcliError."""
+    if count < 1:
+        raise SamcliError(f"threads is {count}; give at least 1")
+    torch.set_num_threads(count)
 
 
 def find_device(name: str) -> torch.device:

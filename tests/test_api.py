@@ -7,6 +7,7 @@ import sys
 from importlib.metadata import version
 
 import pytest
+from colour_detector import ColourDetector
 
 import samcli
 
@@ -42,6 +43,19 @@ def test_automask_stays_a_function_when_its_module_is_imported():
         "import samcli, samcli.automask; from samcli.automask import PRESETS; print(samcli.automask.__name__)"
     )
     assert (result.stdout, result.stderr) == ("generate\n", "")
+
+
+def test_ground_stays_a_function_when_its_package_is_imported():
+    result = run("import samcli.ground.load, samcli.ground.merge; print(samcli.ground.__name__)")
+    assert (result.stdout, result.stderr) == ("ground\n", "")
+
+
+def test_from_words_to_masks(random_tiny, pixels):
+    predictor = samcli.load(random_tiny, device="cpu")
+    config = samcli.GroundConfig(box_threshold=0.1)
+    masks = samcli.ground(predictor, ColourDetector(), pixels, ["tomato", "#28a03c"], config)
+    assert sorted(mask.category_id for mask in masks) == [1, 2]
+    assert samcli.load_detector.__module__ == "samcli.ground.load"
 
 
 def test_from_a_picture_to_masks(random_tiny, pixels):

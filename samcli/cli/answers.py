@@ -7,12 +7,12 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from samcli.batch import Room, Work
-from samcli.cli.inputs import decode, listed_file, read_stdin
+from samcli.cli.inputs import PIPED, decode, listed_file, read_stdin, shown
 from samcli.cli.model import Model, ModelOptions, saved_embedding
 from samcli.cli.prompts import STDIN, Request
 from samcli.errors import SamcliError
@@ -70,7 +70,7 @@ def by_image(requests: Iterable[Request], root: Path | None) -> list[Job]:
 def _image(path: Path, root: Path | None) -> ImageFile:
     """The image and the path that names its outputs; with a problem for folders, or outside the root."""
     if path == STDIN:
-        return ImageFile(path, PurePosixPath("stdin"))
+        return PIPED
     image = listed_file(path, root)
     return replace(image, problem=f"{path} is a folder; give an image file") if path.is_dir() else image
 
@@ -137,8 +137,7 @@ class _Worker:
         source = input_file(data, image.relative)
         pixels = embedding = None
         if self.asked.pixels or not self.asked.embeddings:
-            name = "standard input" if image.path == STDIN else str(image.path)
-            pixels = decode(data, source, name, self.asked.max_pixels, room)
+            pixels = decode(data, source, shown(image.path), self.asked.max_pixels, room)
         if self.asked.embeddings:
             embedding = saved_embedding(
                 self.asked.embeddings,

@@ -19,6 +19,7 @@ from samcli.cli.automask import automask
 from samcli.cli.convert import convert
 from samcli.cli.cutout import cutout
 from samcli.cli.embed import embed
+from samcli.cli.ground import ground
 from samcli.cli.models import app as models
 from samcli.cli.predict import predict
 from samcli.cli.status import status
@@ -53,6 +54,7 @@ def samcli(
 
 app.command()(predict)
 app.command()(automask)
+app.command()(ground)
 app.command()(cutout)
 app.command()(embed)
 app.command()(status)

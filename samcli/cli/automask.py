@@ -4,31 +4,24 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from enum import Enum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from samcli.annotate import GroundConfig, detect, name_masks
 from samcli.automask import PRESETS, AutomaskConfig, AutomaskSettings, generate
-from samcli.batch import Room
 from samcli.cli import options
-from samcli.cli.folder import FolderSink, run_images
-from samcli.cli.inputs import parse_pixels, read_picture
-from samcli.cli.masking import Masked, MaskWork
+from samcli.cli.detector import Grounding, asked_for
+from samcli.cli.folder import run_images
+from samcli.cli.inputs import parse_pixels
+from samcli.cli.masking import MaskWork, Seen, one_by_one
 from samcli.cli.model import ModelOptions
-from samcli.cli.report import Report
-from samcli.formats.atomic import write_bytes
-from samcli.formats.names import OutputPaths
-from samcli.formats.png import encode_jpeg, encode_png, write_masks_folder
-from samcli.formats.record import read_record, write_record
-from samcli.formats.select import Flatten, label_map
-from samcli.images import MAX_PIXELS, ImageFile
-from samcli.records import ImageRecord, MaskRecord, Run
+from samcli.cli.pictures import NamedSink, Pictures, RecordSink
+from samcli.cli.report import Report, UsageError
+from samcli.images import MAX_PIXELS
+from samcli.records import MaskRecord
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from samcli.cli.masking import Look
     from samcli.predictor import Predictor
 
@@ -76,6 +69,19 @@ def automask(
         ),
     ] = [],  # noqa: B006 - Typer copies it
     overlay: Annotated[bool, typer.Option("--overlay", help="Also write <stem>.overlay.jpg.")] = False,
+    text: Annotated[
+        str | None,
+        typer.Option(
+            "--text",
+            metavar="TEXT",
+            help="Name masks: phrases between dots or commas, which a detector looks for.",
+            rich_help_panel="Detector",
+        ),
+    ] = None,
+    labels: options.Phrases = None,
+    detector: options.Detector = None,
+    box_threshold: options.BoxThreshold = None,
+    text_threshold: options.TextThreshold = None,
     preset: Annotated[
         Literal["sa1b"] | None,
         typer.Option("--preset", help="sa1b: as the SA-1B dataset was made, with crops."),
@@ -165,91 +171,50 @@ def automask(
     inputs = options.inputs(images, output, files_from, null, root, keep_extension, include, exclude, shard)
     settings = ModelOptions(model, device, dtype, threads, elsewhere=ray is not None)
     limit = parse_pixels(max_pixels)
+    grounding, names = None, {}
+    if text is not None or labels is not None:
+        if text is not None and labels is not None:
+            raise UsageError("--text and --labels both say what to look for; choose one")
+        looking = GroundConfig(box_threshold, text_threshold)
+        grounding = Grounding(asked_for(text, labels), looking, detector, dtype)
+        grounding.check()
+        finder = grounding.known(settings.workers())
+        grounding.say(report, finder)
+        names = grounding.described(finder)
+    elif box_threshold is not None or text_threshold is not None:
+        raise UsageError("--box-threshold and --text-threshold go with --text or --labels")
     known = settings.load(report)
-    run = settings.run("automask", known, asdict(config.resolve(known.spec)))
-    pictures = _Pictures(frozenset(format_), overlay, flatten, limit)
+    made_by = settings.run("automask", known, {**asdict(config.resolve(known.spec)), **names})
+    kinds = {kind.value for kind in format_} | ({"overlay"} if overlay else set())
+    pictures = Pictures(frozenset(kinds), flatten, limit)
     again = retry_failed or inputs.alone is not None
-    sink = _Sink(output, keep_extension, overwrite, again, run, pictures)
-    make_work = _MakeWork(settings, run, embeddings, keep_extension, limit, config)
-    raise typer.Exit(run_images(report, inputs, make_work, sink, known, options.cluster(ray, threads)))
+    kind = NamedSink if grounding else RecordSink
+    sink = kind(output, keep_extension, overwrite, again, made_by, pictures)
+    make_work = _MakeWork(settings, made_by, embeddings, keep_extension, limit, config, grounding)
+    run = run_images(report, inputs, make_work, sink, known, options.cluster(ray, threads))
+    raise typer.Exit(run.code)
 
 
 @dataclass(frozen=True)
 class _MakeWork(MaskWork):
     config: AutomaskConfig
+    grounding: Grounding | None
 
     def look(self, predictor: Predictor) -> Look:
-        return lambda pixels, embedding: generate(predictor, pixels, self.config, embedding=embedding)
+        everything = one_by_one(
+            predictor,
+            lambda pixels, embedding: generate(predictor, pixels, self.config, embedding=embedding),
+        )
+        asked = self.grounding
+        if asked is None:
+            return everything
+        detector = asked.load(str(predictor.device))
 
+        def named(seen: list[Seen]) -> list[tuple[MaskRecord, ...]]:
+            found = detect(detector, [one.picture.pixels for one in seen], asked.phrases, asked.config)
+            return [
+                name_masks(masks, boxes, asked.phrases)
+                for masks, boxes in zip(everything(seen), found, strict=True)
+            ]
 
-@dataclass(frozen=True)
-class _Pictures:
-    """What to draw beside a record. max_pixels: of an image that is decoded for it."""
-
-    formats: frozenset[Picture]
-    overlay: bool
-    flatten: Flatten
-    max_pixels: int
-
-    def wanted(self, paths: OutputPaths) -> list[Path]:
-        """Where they lie."""
-        return [
-            path
-            for path, asked in (
-                (paths.masks, Picture.PNG in self.formats),
-                (paths.labelmap, Picture.LABELMAP in self.formats),
-                (paths.overlay, self.overlay),
-            )
-            if asked
-        ]
-
-    def write(
-        self,
-        paths: OutputPaths,
-        which: list[Path],
-        record: ImageRecord,
-        pixels: NDArray[np.uint8] | None,
-    ) -> None:
-        """Write some of them. pixels: (H, W, 3) uint8, for the overlay."""
-        masks: list[MaskRecord] = list(record.annotations)
-        if paths.masks in which:
-            write_masks_folder(paths.masks, masks)
-        if paths.labelmap in which:
-            labels = label_map(masks, (record.height, record.width), self.flatten)
-            write_bytes(paths.labelmap, encode_png(labels))
-        if paths.overlay in which:
-            from samcli.viz.overlay import overlay  # slow to import
-
-            assert pixels is not None
-            drawn = overlay(pixels, [mask.segmentation for mask in masks])
-            write_bytes(paths.overlay, encode_jpeg(drawn))
-
-
-@dataclass
-class _Sink(FolderSink[ImageFile, Masked]):
-    """Writes pictures, then the record: where there is a record, everything is there."""
-
-    made_by: Run
-    pictures: _Pictures
-
-    def image(self, item: ImageFile) -> ImageFile:
-        return item
-
-    def run(self, item: ImageFile) -> Run:
-        return self.made_by
-
-    def others(self, paths: OutputPaths) -> tuple[Path, ...]:
-        return (paths.masks, paths.labelmap, paths.overlay, paths.cutout, paths.cutout_png)
-
-    def store(self, paths: OutputPaths, item: ImageFile, result: Masked) -> dict[str, int]:
-        self.pictures.write(paths, self.pictures.wanted(paths), result.record, result.pixels)
-        write_record(paths.record, result.record)
-        return {"masks": len(result.record.annotations)}
-
-    def complete(self, paths: OutputPaths, item: ImageFile, room: Room) -> None:
-        missing = [path for path in self.pictures.wanted(paths) if not path.exists()]
-        if missing:
-            record, pixels = read_record(paths.record), None
-            if paths.overlay in missing:
-                pixels = read_picture(item, self.pictures.max_pixels, room).pixels
-            self.pictures.write(paths, missing, record, pixels)
+        return named

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, dataclass, field
-from pathlib import Path, PurePosixPath
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from samcli.batch import Room
 from samcli.cli import options
-from samcli.cli.folder import FolderSink, run_images
-from samcli.cli.inputs import Decoded, decode, listed_file, parse_pixels, read_picture, read_stdin
-from samcli.cli.masking import Masked, MaskWork
+from samcli.cli.folder import FolderSink, nothing_found, run_images
+from samcli.cli.inputs import PIPED, Decoded, listed_file, parse_pixels, read_picture, shown
+from samcli.cli.masking import Masked, MaskWork, masked, one_by_one
 from samcli.cli.model import Model, ModelOptions
+from samcli.cli.pictures import NOTHING_FOUND
 from samcli.cli.prompts import STDIN
 from samcli.cli.report import Report, UsageError, json_line, write_stdout
 from samcli.cutout import COLOUR, CutoutConfig, find, load_finder, paint
-from samcli.errors import SamcliError
 from samcli.formats.atomic import write_bytes
 from samcli.formats.names import OutputPaths, names_folder
 from samcli.formats.png import encode_png, png_said
 from samcli.formats.record import read_record, write_record
-from samcli.images import MAX_PIXELS, ImageFile, input_file
+from samcli.images import MAX_PIXELS, ImageFile
 from samcli.masks import decode_rle
 from samcli.records import ImageRecord, MaskRecord, Run
 
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
     from samcli.cli.masking import Look
     from samcli.predictor import Embedding, Predictor
-
-NOTHING_FOUND = 5  # exit code
 
 
 def cutout(
@@ -117,12 +115,13 @@ def cutout(
         images, Path(output), files_from, null, root, keep_extension, include, exclude, shard
     )
     known = settings.load(report)
-    run = _run(settings, known, config)
+    made_by = _run(settings, known, config)
     again = retry_failed or inputs.alone is not None
-    sink = _Sink(Path(output), keep_extension, overwrite, again, run, look, limit, fail_empty)
-    make_work = _MakeWork(settings, run, embeddings, keep_extension, limit, config)
-    code = run_images(report, inputs, make_work, sink, known, options.cluster(ray, threads))
-    raise typer.Exit(NOTHING_FOUND if fail_empty and not (code or sink.found) else code)
+    sink = _Sink(Path(output), keep_extension, overwrite, again, made_by, look, limit)
+    make_work = _MakeWork(settings, made_by, embeddings, keep_extension, limit, config)
+    run = run_images(report, inputs, make_work, sink, known, options.cluster(ray, threads))
+    empty = fail_empty and not run.code and nothing_found(run, sink, inputs)
+    raise typer.Exit(NOTHING_FOUND if empty else run.code)
 
 
 @dataclass(frozen=True)
@@ -159,21 +158,16 @@ class _MakeWork(MaskWork):
             found = find(predictor, pixels, self.config, finder=finder, embedding=embedding)
             return () if found is None else (found,)
 
-        return look
+        return one_by_one(predictor, look)
 
 
 @dataclass
 class _Sink(FolderSink[ImageFile, Masked]):
-    """Writes the picture, then the record: where there is a record, everything is there.
-
-    found: something stood out in an image, of this run or, where fail_empty asks for it, an earlier one.
-    """
+    """Writes the picture, then the record: where there is a record, everything is there."""
 
     made_by: Run
     look: _Look
     max_pixels: int
-    fail_empty: bool
-    found: bool = field(default=False, init=False)
 
     counted = ("cutouts",)
 
@@ -189,17 +183,15 @@ class _Sink(FolderSink[ImageFile, Masked]):
     def store(self, paths: OutputPaths, item: ImageFile, result: Masked) -> dict[str, int]:
         write_bytes(paths.cutout_png, self.look.png(result.record, result.pixels))
         write_record(paths.record, result.record)
-        self.found |= bool(result.record.annotations)
         return {"cutouts": len(result.record.annotations)}
 
     def complete(self, paths: OutputPaths, item: ImageFile, room: Room) -> None:
-        missing = png_said(paths.cutout_png) != self.look.said
-        if missing or (self.fail_empty and not self.found):
-            record = read_record(paths.record)
-            self.found |= bool(record.annotations)
-            if missing:
-                pixels = read_picture(item, self.max_pixels, room).pixels
-                write_bytes(paths.cutout_png, self.look.png(record, pixels))
+        if png_said(paths.cutout_png) != self.look.said:
+            record, pixels = read_record(paths.record), read_picture(item, self.max_pixels, room).pixels
+            write_bytes(paths.cutout_png, self.look.png(record, pixels))
+
+    def holds(self, paths: OutputPaths) -> bool:
+        return bool(read_record(paths.record).annotations)
 
 
 def _one(
@@ -216,7 +208,8 @@ def _one(
     """Cut out of one image, write one picture, and return the exit code."""
     predictor = work.settings.predictor(known.devices[0])
     seen = work.seen(item, picture, predictor)
-    record = work.masked(seen, work.look(predictor), seen.embedding).record
+    (masks,) = work.look(predictor)([seen])
+    record = masked(item, picture, work.run, masks).record
     data = look.png(record, picture.pixels)
     if output == "-":
         write_stdout(data)
@@ -225,22 +218,15 @@ def _one(
     if report.json:
         write_stdout(json_line(record.to_json()))
     if not record.annotations:
-        name = "standard input" if item.path == STDIN else item.path
         report.note(
-            f"note: nothing stands out in {name}, the cut-out is empty; "
+            f"note: nothing stands out in {shown(item.path)}, the cut-out is empty; "
             "--min-confidence 0 cuts out the best guess"
         )
     return NOTHING_FOUND if fail_empty and not record.annotations else 0
 
 
 def _read(path: Path, root: Path | None, max_pixels: int) -> tuple[ImageFile, Decoded]:
-    if path == STDIN:
-        item, data = ImageFile(STDIN, PurePosixPath("stdin")), read_stdin()
-        source = input_file(data, item.relative)
-        return item, Decoded(source, decode(data, source, "standard input", max_pixels, lambda size: None))
-    item = listed_file(path, root)
-    if item.problem:
-        raise SamcliError(item.problem)
+    item = PIPED if path == STDIN else listed_file(path, root)
     return item, read_picture(item, max_pixels)
 
 

@@ -58,7 +58,8 @@ def embed(
     again = retry_failed or inputs.alone is not None
     sink = _Sink(output, keep_extension, overwrite, again, settings.run("embed", known, {}))
     make_work = _MakeWork(settings, limit)
-    raise typer.Exit(run_images(report, inputs, make_work, sink, known, options.cluster(ray, threads)))
+    run = run_images(report, inputs, make_work, sink, known, options.cluster(ray, threads))
+    raise typer.Exit(run.code)
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from samcli import batch, images
 from samcli.batch import Room, Tally
-from samcli.cli.inputs import BadBytesError, Inputs
-from samcli.cli.model import Model
+from samcli.cli.inputs import BadBytesError, Inputs, shown
+from samcli.cli.model import Loaded
 from samcli.cli.prompts import STDIN
 from samcli.cli.report import Report, json_line, named, plural, say_error, say_failures, write_stdout
 from samcli.errors import LeftAloneError, SamcliError, StopError
@@ -75,23 +75,27 @@ class FolderSink(Generic[Item, Result]):
     def complete(self, paths: OutputPaths, item: Item, room: Room) -> None:
         """Make again what is missing beside the main output."""
 
+    def holds(self, paths: OutputPaths) -> bool:
+        """Whether the main output, which is there, holds anything that was found."""
+        raise NotImplementedError
+
     # What the engine, and a look before it starts, ask for
 
     def allow(self, item: Item) -> None:
         """Raise StopError when the item's output is there, of another configuration, and to be kept."""
-        self._earlier(self.paths(item), self.run(item))
+        self._earlier(item)
 
     def done(self, item: Item, room: Room) -> bool:
         image = self.image(item)
         if image.problem:
             raise LeftAloneError(image.problem)
-        paths, run = self.paths(item), self.run(item)
+        paths = self.paths(item)
         if paths.record.parent not in self._cleaned:
             self._cleaned.add(paths.record.parent)
             clean_up(paths.record.parent)
-        head = self._earlier(paths, run)
+        head = self._earlier(item)
         failed = None if self.overwrite or self.retry_failed else read_error(paths.error)
-        if failed and (failed.source is None or failed.run.config_hash != run.config_hash):
+        if failed and (failed.source is None or failed.run.config_hash != self.run(item).config_hash):
             failed = None
         if image.path == STDIN or not (head or failed):
             return False
@@ -152,15 +156,15 @@ class FolderSink(Generic[Item, Result]):
         """Where the item's outputs lie."""
         return output_paths(self.out, self.image(item).relative, keep_extension=self.keep_extension)
 
-    def _earlier(self, paths: OutputPaths, run: Run) -> Head | None:
+    def _earlier(self, item: Item) -> Head | None:
         if self.overwrite:
             return None
-        path = self.main(paths)
+        path = self.main(self.paths(item))
         try:
             head = self.head(path)
         except SamcliError as error:
             raise StopError(str(error)) from error
-        other = head and difference(head.run, run)
+        other = head and difference(head.run, self.run(item))
         if other:
             raise StopError(f"{path} was {other}; choose another output, or replace it with --overwrite")
         return head
@@ -195,10 +199,10 @@ def run_images(
     inputs: Inputs,
     make_work: batch.MakeWork[ImageFile, Result],
     sink: FolderSink[ImageFile, Result],
-    model: Model,
+    model: Loaded,
     ray: batch.Ray | None,
-) -> int:
-    """Work through the images and say how it went; with --json, as a summary. Returns the exit code.
+) -> FolderRun:
+    """Work through the images and say how it went; with --json, as a summary.
 
     Raises SamcliError before any work when two images would share an output, or outputs of another
     configuration are in the way.
@@ -215,12 +219,25 @@ def run_images(
             "failed": failed,
             **{name: run.tally.counts[name] for name in sink.counted},
             "seconds": {"total": round(run.seconds, 3), **seconds},
-            "model": model.spec.name,
+            "model": model.name,
             "device": "ray" if ray else ",".join(model.devices),
             "output": str(sink.out),
         }
         write_stdout(json_line(summary))
-    return run.code
+    return run
+
+
+def nothing_found(run: FolderRun, sink: FolderSink[ImageFile, Any], inputs: Inputs) -> bool:
+    """Whether a run that ended well, or earlier ones that it went on with, found nothing in any image.
+
+    What a sink counts last is what it found. Earlier results of a list that cannot be read again are not
+    looked at; they pass for something.
+    """
+    if run.tally is None or run.tally.counts[sink.counted[-1]]:
+        return False
+    if not run.tally.skipped:
+        return True
+    return not inputs.once and not any(sink.holds(sink.paths(image)) for image in inputs)
 
 
 class FolderRun(NamedTuple):
@@ -237,7 +254,7 @@ def run_folder(
     total: int | None,
     make_work: batch.MakeWork[Item, Result],
     sink: FolderSink[Item, Result],
-    model: Model,
+    model: Loaded,
     ray: batch.Ray | None,
     *,
     alone: bool,
@@ -256,8 +273,7 @@ def run_folder(
     seconds = time.monotonic() - start
 
     def name(failure: batch.Failure[Item]) -> str:
-        path = sink.image(failure.item).path
-        return "standard input" if path == STDIN else str(path)
+        return shown(sink.image(failure.item).path)
 
     if tally.failures and not tally.stopped and alone:
         say_error(named(name(tally.failures[0]), tally.failures[0].reason))

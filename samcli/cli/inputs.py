@@ -34,9 +34,20 @@ class Decoded(NamedTuple):
 
 def read_picture(image: ImageFile, max_pixels: int, room: Room = lambda size: None) -> Decoded:
     """Read and decode an input. Raises SamcliError; BadBytesError when its bytes are at fault."""
-    data = images.read(image.path)
+    if image.problem:
+        raise SamcliError(image.problem)
+    data = read_stdin() if image.path == STDIN else images.read(image.path)
     source = images.input_file(data, image.relative)
-    return Decoded(source, decode(data, source, str(image.path), max_pixels, room))
+    return Decoded(source, decode(data, source, shown(image.path), max_pixels, room))
+
+
+def shown(path: Path) -> str:
+    """What an image is called."""
+    return "standard input" if path == STDIN else str(path)
+
+
+PIPED = ImageFile(STDIN, PurePosixPath("stdin"))
+"""The image on standard input."""
 
 
 class BadBytesError(SamcliError):

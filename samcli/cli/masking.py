@@ -1,9 +1,9 @@
-"""The work of commands that look at whole images and write a record of each: automask, cutout."""
+"""The work of commands that look at whole images and write a record of each: automask, cutout, ground."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from samcli.predictor import Embedding, Predictor
 
-    Look = Callable[[NDArray[np.uint8], Embedding | None], tuple[MaskRecord, ...]]
+    Look = Callable[[list["Seen"]], list[tuple[MaskRecord, ...]]]
+    Find = Callable[[NDArray[np.uint8], Embedding | None], tuple[MaskRecord, ...]]
 
 
 class Seen(NamedTuple):
@@ -51,7 +52,7 @@ class MaskWork(ABC):
 
     @abstractmethod
     def look(self, predictor: Predictor) -> Look:
-        """What finds the masks of an image; its embedding is None when it is left to that."""
+        """What finds the masks of each of some images."""
 
     def __call__(self, device: str) -> Work[ImageFile, Masked]:
         predictor = self.settings.predictor(device)
@@ -61,10 +62,10 @@ class MaskWork(ABC):
             return self.seen(item, read_picture(item, self.max_pixels, room), predictor)
 
         def compute(seen: list[Seen]) -> list[Masked]:
-            fresh = [one.picture.pixels for one in seen if one.embedding is None]
-            # One at a time is left to what looks, which knows whether it needs the whole image.
-            embedded = iter(predictor.embed_many(fresh) if len(fresh) > 1 else [None] * len(fresh))
-            return [self.masked(one, look, one.embedding or next(embedded)) for one in seen]
+            return [
+                masked(one.item, one.picture, self.run, masks)
+                for one, masks in zip(seen, look(seen), strict=True)
+            ]
 
         return Work(compute, read, images_at_once(predictor))
 
@@ -77,10 +78,31 @@ class MaskWork(ABC):
             )
         return Seen(item, picture, embedding)
 
-    def masked(self, seen: Seen, look: Look, embedding: Embedding | None) -> Masked:
-        """The record of an image."""
-        source, pixels = seen.picture
-        height, width = pixels.shape[:2]
-        relative, masks = seen.item.relative, look(pixels, embedding)
-        record = ImageRecord(self.run, source, image_id(relative), width, height, relative.as_posix(), masks)
-        return Masked(record, pixels)
+
+def one_by_one(predictor: Predictor, find: Find) -> Look:
+    """What looks at each image by itself; several are embedded together before.
+
+    find: finds the masks of an image; its embedding is None when it is left to that, which knows whether it
+    needs the whole image.
+    """
+
+    def look(seen: list[Seen]) -> list[tuple[MaskRecord, ...]]:
+        embeddings = embedded(predictor, seen) if len(seen) > 1 else (one.embedding for one in seen)
+        return [find(one.picture.pixels, embedding) for one, embedding in zip(seen, embeddings, strict=True)]
+
+    return look
+
+
+def embedded(predictor: Predictor, seen: list[Seen]) -> Iterator[Embedding]:
+    """The embedding of each image, in order; those that are not saved are made together."""
+    fresh = iter(predictor.embed_many([one.picture.pixels for one in seen if one.embedding is None]))
+    return (one.embedding or next(fresh) for one in seen)
+
+
+def masked(item: ImageFile, picture: Decoded, run: Run, masks: tuple[MaskRecord, ...]) -> Masked:
+    """The record of an image."""
+    source, pixels = picture
+    height, width = pixels.shape[:2]
+    relative = item.relative
+    record = ImageRecord(run, source, image_id(relative), width, height, relative.as_posix(), masks)
+    return Masked(record, pixels)

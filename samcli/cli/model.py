@@ -23,12 +23,28 @@ if TYPE_CHECKING:
     from samcli.predictor import Embedding, Predictor
 
 
-class Model(NamedTuple):
-    """What is to be known of a model that works elsewhere. devices: of its workers, one each."""
+@dataclass(frozen=True)
+class Loaded:
+    """What is to be known of a network that works elsewhere. devices: of its workers, one each."""
 
-    spec: ModelSpec
+    name: str
     weights_sha256: str
     devices: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Model(Loaded):
+    """A model that draws masks."""
+
+    spec: ModelSpec
+
+
+class Workers(NamedTuple):
+    """devices: one for each worker. here: the device to get to know a network on. away: others work."""
+
+    devices: tuple[str, ...]
+    here: str
+    away: bool
 
 
 @dataclass(frozen=True)
@@ -49,28 +65,33 @@ class ModelOptions:
 
         Says once which stronger ones there are when the user named none.
         """
-        from samcli.predictor import find_devices
-
-        if self.elsewhere and self.device == "all":
-            raise UsageError("--ray takes all GPUs of the cluster by itself; leave --device out")
-        devices = (self.device,) if self.elsewhere else find_devices(self.device)
-        away = self.elsewhere or len(devices) > 1
-        predictor = self.predictor("cpu" if away else devices[0])
-        if away:
+        workers = self.workers()
+        predictor = self.predictor(workers.here)
+        if workers.away:
             _predictor.cache_clear()
         if self.model is None:
             names = ", ".join(
                 spec.name for spec in MODELS.values() if not spec.packaged and spec.keys == "sam"
             )
             report.note(f"note: using the embedded model {predictor.spec.name}; stronger with -m: {names}")
-        return Model(predictor.spec, predictor.weights_sha256, devices if away else (str(predictor.device),))
+        return Model(predictor.spec.name, predictor.weights_sha256, workers.devices, predictor.spec)
+
+    def workers(self) -> Workers:
+        """Where the work is done. Raises SamcliError for a device that is not there."""
+        from samcli.predictor import find_devices
+
+        if self.elsewhere and self.device == "all":
+            raise UsageError("--ray takes all GPUs of the cluster by itself; leave --device out")
+        devices = (self.device,) if self.elsewhere else find_devices(self.device)
+        away = self.elsewhere or len(devices) > 1
+        return Workers(devices, "cpu" if away else devices[0], away)
 
     def predictor(self, device: str) -> Predictor:
         """The model on a device, loaded once in a process."""
         return _predictor(replace(self, device=device))
 
     def run(
-        self, command: str, model: Model, config: dict[str, Any], hashed: dict[str, Any] | None = None
+        self, command: str, model: Loaded, config: dict[str, Any], hashed: dict[str, Any] | None = None
     ) -> Run:
         """The head of the records that `command` writes with this resolved configuration.
 
@@ -80,7 +101,7 @@ class ModelOptions:
         hashed = {**(config if hashed is None else hashed), "dtype": self.dtype}
         kept = {name: value for name, value in hashed.items() if name not in UNHASHED}
         digest = config_hash(command, model.weights_sha256, kept)
-        return Run(command, samcli.__version__, model.spec.name, model.weights_sha256, config, digest)
+        return Run(command, samcli.__version__, model.name, model.weights_sha256, config, digest)
 
 
 def images_at_once(predictor: Predictor) -> int:

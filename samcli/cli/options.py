@@ -16,6 +16,7 @@ from samcli.errors import SamcliError
 from samcli.formats.select import Flatten
 from samcli.images import Chosen
 from samcli.masks import Area, parse_area
+from samcli.weights import DEFAULT_DETECTOR, DETECTOR_VARIABLE
 
 Images = Annotated[
     list[Path],
@@ -190,6 +191,46 @@ Like = Annotated[
         help="A COCO dataset (instances) that numbers the images and categories.",
     ),
 ]
+Detector = Annotated[
+    str | None,
+    typer.Option(
+        "--detector",
+        envvar=DETECTOR_VARIABLE,
+        metavar="NAME|DIR",
+        show_default=False,
+        help="What finds the boxes: a name from `samcli models`, or a folder as transformers saves it; "
+        f"{DEFAULT_DETECTOR} when left out.",
+        rich_help_panel="Detector",
+    ),
+]
+BoxThreshold = Annotated[
+    float | None,
+    typer.Option(
+        "--box-threshold",
+        metavar="X",
+        show_default=False,
+        help="Only boxes that score more than this, 0 to 1 (default: the detector's own).",
+        rich_help_panel="Detector",
+    ),
+]
+TextThreshold = Annotated[
+    float | None,
+    typer.Option(
+        "--text-threshold",
+        metavar="X",
+        show_default=False,
+        help="Grounding DINO: words of a phrase count above this, 0 to 1 (default: the detector's own).",
+        rich_help_panel="Detector",
+    ),
+]
+Phrases = Annotated[
+    str | None,
+    typer.Option(
+        "--labels",
+        metavar="A,B,...|@FILE",
+        help="What to look for: a comma list, or a file with one on each line.",
+    ),
+]
 Embeddings = Annotated[
     Path | None,
     typer.Option("--embeddings", metavar="DIR", help="Use the embeddings that `samcli embed -o DIR` wrote."),
@@ -218,6 +259,16 @@ def inputs(
         Chosen(tuple(include), tuple(exclude)),
         None if shard is None else parse_shard(shard),
     )
+
+
+def only_in_folders(
+    overwrite: bool, retry_failed: bool, shard: str | None, ray: str | None, device: str
+) -> None:
+    """Refuse what is for runs into a folder. Raises UsageError."""
+    if overwrite or retry_failed or shard is not None or ray is not None or device == "all":
+        raise UsageError(
+            "--overwrite, --retry-failed, --shard, --ray and --device all need a folder: -o DIR/"
+        )
 
 
 def area(text: str | None, option: str) -> Area | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json as jsonlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from samcli.batch import Room
 from samcli.cli.answers import Answer, Answered, Job, run_of
 from samcli.cli.folder import FolderSink
-from samcli.cli.inputs import read_picture
+from samcli.cli.inputs import read_picture, shown
 from samcli.cli.model import Model, ModelOptions
+from samcli.cli.pictures import write_cutouts
 from samcli.cli.prompts import STDIN
 from samcli.cli.report import Report, UsageError, json_line, write_stdout
-from samcli.formats.atomic import new_folder, write_bytes
+from samcli.formats.atomic import write_bytes
 from samcli.formats.logits import save_logits
 from samcli.formats.names import OutputPaths, check_unique, image_id, names_folder
 from samcli.formats.png import cutout, encode_jpeg, encode_png
@@ -49,6 +50,13 @@ class Target(NamedTuple):
     def name(self) -> str:
         """What it is called."""
         return "standard output" if self.path == STDIN else str(self.path)
+
+    def write(self, data: bytes) -> None:
+        """Write the whole of it."""
+        if self.path == STDIN:
+            write_stdout(data)
+        else:
+            write_bytes(self.path, data)
 
 
 def target(output: str | None, format_: Format | None, *, json: bool, terminal: bool) -> Target:
@@ -178,27 +186,11 @@ class Stream:
             self.lines.append(line)
 
     def _write_png(self, job: Job, done: Answered) -> None:
-        where, count = self.asked.where, len(_masks(done))
-        if where.format == "overlay":
-            data = encode_png(_drawn(job, _masks(done), done.pixels))
-        else:
-            masks = [mask.segmentation for mask in _masks(done)]
-            if where.format == "cutout":
-                assert done.pixels is not None
-                data = encode_png(cutout(done.pixels, masks))
-                if count > 1:
-                    self.report.note(f"note: {count} masks in one picture: the cut-out shows their union")
-            elif count == 1:
-                data = encode_png(decode_rle(masks[0]))
-            else:
-                data = encode_png(label_map(_masks(done), done.size, "area"))
-                self.report.note(
-                    f"note: {count} masks in one picture: an index map, 0 background, 1 the first mask"
-                )
-        if where.path == STDIN:
-            write_stdout(data)
-        else:
-            write_bytes(where.path, data)
+        where, masks = self.asked.where, _masks(done)
+        data = one_picture(
+            self.report, where.format, masks, done.size, done.pixels, lambda: _drawn(job, masks, done.pixels)
+        )
+        where.write(data)
 
 
 @dataclass
@@ -242,10 +234,30 @@ class Folder(FolderSink[Job, Answered]):
             write_bytes(paths.overlay, encode_jpeg(_drawn(job, list(record.annotations), pixels)))
         elif self.asked.where.format == "cutout":
             assert pixels is not None
-            with new_folder(paths.cutout) as folder:
-                for i, mask in enumerate(record.annotations):
-                    picture = cutout(pixels, [mask.segmentation])
-                    (folder / f"{i}.png").write_bytes(encode_png(picture))
+            write_cutouts(paths.cutout, pixels, record.annotations)
+
+
+def one_picture(
+    report: Report,
+    format_: Format | None,
+    masks: Sequence[MaskRecord],
+    size: tuple[int, int],
+    pixels: NDArray[np.uint8] | None,
+    overlay: Callable[[], NDArray[np.uint8]],
+) -> bytes:
+    """The PNG of all masks of an image of `size` (height, width); a note says how several become one."""
+    count = len(masks)
+    if format_ == "overlay":
+        return encode_png(overlay())
+    if format_ == "cutout":
+        assert pixels is not None
+        if count > 1:
+            report.note(f"note: {count} masks in one picture: the cut-out shows their union")
+        return encode_png(cutout(pixels, [mask.segmentation for mask in masks]))
+    if count > 1:
+        report.note(f"note: {count} masks in one picture: an index map, 0 background, 1 the first mask")
+        return encode_png(label_map(masks, size, "area"))
+    return encode_png(decode_rle(masks[0].segmentation) if masks else np.zeros(size, bool))
 
 
 def prompt_name(prompt_id: Any, job: Job) -> str:
@@ -255,7 +267,7 @@ def prompt_name(prompt_id: Any, job: Job) -> str:
 
 def image_name(job: Job) -> str:
     """What the image of a job is called."""
-    return "standard input" if job.image.path == STDIN else str(job.image.path)
+    return shown(job.image.path)
 
 
 def _lines(job: Job, done: Answered) -> Iterator[dict[str, Any]]:

@@ -10,10 +10,13 @@ from typing import Annotated
 import typer
 
 from samcli import batch
+from samcli.annotate import GroundConfig
 from samcli.cli import options
 from samcli.cli.answers import Job, MakeWork, by_image, in_order
 from samcli.cli.boxes import BoxJobs, box_jobs, count_boxes
+from samcli.cli.detector import Grounding, asked_for
 from samcli.cli.folder import run_folder
+from samcli.cli.ground import TERMINAL, Search, find
 from samcli.cli.inputs import Inputs, parse_pixels, parse_shard, stdin_pieces
 from samcli.cli.model import ModelOptions
 from samcli.cli.outputs import OUTSIDE, Asked, Folder, Format, Stream, check_room, image_name, target
@@ -21,8 +24,6 @@ from samcli.cli.prompts import STDIN, Request, from_lines, from_options
 from samcli.cli.report import Report, UsageError, named, say_error, say_failures
 from samcli.errors import SamcliError
 from samcli.images import MAX_PIXELS, Chosen
-
-TERMINAL = "standard input is a terminal; name a file, or pipe one in"
 
 
 def predict(
@@ -67,6 +68,17 @@ def predict(
             rich_help_panel="Boxes of a detector",
         ),
     ] = None,
+    text: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="What to look for, phrases between dots or commas: `samcli ground`, which has more options.",
+            rich_help_panel="Detector",
+        ),
+    ] = None,
+    detector: options.Detector = None,
+    box_threshold: options.BoxThreshold = None,
+    text_threshold: options.TextThreshold = None,
     min_score: Annotated[
         float | None,
         typer.Option(
@@ -121,6 +133,43 @@ def predict(
     Prints a JSON line for each prompt, or a table on a terminal.
     """
     report = Report(quiet=quiet, json=json)
+    if text is not None:
+        if (
+            point
+            or box
+            or mask
+            or prompts
+            or boxes
+            or every
+            or logits
+            or labels
+            or like
+            or min_score is not None
+        ):
+            without = "--all, --logits, --labels, --like and --min-score"
+            raise UsageError(f"--text goes without other prompts, and without {without}")
+        search = Search(
+            images=(STDIN if image is None else image,),
+            grounding=Grounding(
+                asked_for(text, None), GroundConfig(box_threshold, text_threshold), detector, dtype
+            ),
+            settings=ModelOptions(model, device, dtype, threads, elsewhere=ray is not None),
+            max_pixels=parse_pixels(max_pixels),
+            output=output,
+            formats=() if format_ is None else (format_,),
+            answers=True,
+            embeddings=embeddings,
+            chosen=Chosen(tuple(include), tuple(exclude)),
+            root=root,
+            keep_extension=keep_extension,
+            overwrite=overwrite,
+            retry_failed=retry_failed,
+            shard=shard,
+            ray=ray,
+        )
+        raise typer.Exit(find(report, search))
+    if box_threshold is not None or text_threshold is not None:
+        raise UsageError("--box-threshold and --text-threshold go with --text")
     where = target(output, format_, json=json, terminal=sys.stdout.isatty())
     part = None if shard is None else parse_shard(shard)
     if boxes is not None:
@@ -132,7 +181,9 @@ def predict(
             raise UsageError("--labels and --like both name the categories; choose one")
         min_score = options.score(min_score)
     elif min_score is not None or labels is not None or like is not None or include or exclude:
-        raise UsageError("--min-score, --labels, --like, --include and --exclude go with --boxes")
+        raise UsageError(
+            "--min-score, --labels and --like go with --boxes, --include and --exclude also with --text"
+        )
     if sys.stdin.isatty() and (prompts == "-" or image == STDIN or not (image or prompts)):
         raise UsageError(TERMINAL)
     requests: Iterable[Request] = []
@@ -144,12 +195,8 @@ def predict(
         requests = from_options(image or STDIN, point, box, mask)
 
     in_folder = where.kind == "folder"
-    if not in_folder and (
-        overwrite or retry_failed or shard is not None or ray is not None or device == "all"
-    ):
-        raise UsageError(
-            "--overwrite, --retry-failed, --shard, --ray and --device all need a folder: -o DIR/"
-        )
+    if not in_folder:
+        options.only_in_folders(overwrite, retry_failed, shard, ray, device)
     if (ray is not None or device == "all") and (json or image == STDIN):
         raise UsageError("with --ray or --device all neither standard input nor --json can be used")
 

@@ -14,7 +14,9 @@ from samcli.cli import options
 from samcli.cli.report import json_line, write_stdout
 from samcli.errors import SamcliError
 from samcli.formats.atomic import TEMPORARY
+from samcli.formats.detections import read_results_head
 from samcli.formats.embedding import read_embedding_head
+from samcli.formats.names import BOXES
 from samcli.formats.record import Head, read_error, read_head
 from samcli.records import Run
 
@@ -61,6 +63,8 @@ class _Found:
                 head = read_head(path)
             elif path.suffix == ".safetensors":
                 head = read_embedding_head(path)
+            elif path.name.endswith(BOXES):
+                head = read_results_head(path)
             else:
                 return
         except SamcliError:

@@ -22,7 +22,7 @@ from samcli.errors import SamcliError
 from samcli.formats.class_names import Labels, beside
 from samcli.formats.files import tree
 from samcli.formats.json_stream import JsonStream
-from samcli.formats.names import image_id
+from samcli.formats.names import BOXES, image_id
 from samcli.records import Box
 
 _EXPECTED = (
@@ -305,13 +305,20 @@ def _tail(name: str) -> str:
 def read_boxes(
     path: Path, *, min_score: float | None = None, labels: Labels | None = None, image: Path | None = None
 ) -> Detections:
-    """Read the boxes of a detector: a folder of YOLO's .txt files, one such file, or COCO's JSON.
+    """Read the boxes of a detector: COCO's JSON, a folder of YOLO's .txt files, one such file, or a folder
+    that `ground --boxes-only` wrote.
 
     min_score: boxes that score less are left out. labels: names of the categories, else those that the file
     has, or that lie beside YOLO's. image: the only one there is, if so; a single .txt file is about that one.
     Raises SamcliError, naming the entry or line, for what is malformed.
     """
-    if path.is_dir():
+    if path.is_dir() and (results := [file for file, _ in tree(path, (BOXES,))]):
+        boxes = Detections(path, shares=False, min_score=min_score)
+        names: dict[int, str] = {}
+        for file in results:
+            names |= _read_json(file, boxes)
+        boxes.name(labels or _named(path, names))
+    elif path.is_dir():
         boxes = Detections(path, shares=True, min_score=min_score)
         _read_folder(path, boxes)
         boxes.name(labels or beside(path))
@@ -326,7 +333,7 @@ def read_boxes(
     else:
         boxes = Detections(path, shares=False, min_score=min_score)
         own = _read_json(path, boxes)
-        boxes.name(labels or own)
+        boxes.name(labels or _named(path, own))
     return boxes
 
 
@@ -391,8 +398,12 @@ def _yolo(parts: list[str]) -> tuple[tuple[float, float, float, float], int, flo
 # COCO
 
 
-def _read_json(path: Path, boxes: Detections) -> Labels | None:
-    """Read a JSON file of any form. Returns the names of its categories, if it has some."""
+def _named(path: Path, names: dict[int, str]) -> Labels | None:
+    return Labels(str(path), ids=names) if names else None
+
+
+def _read_json(path: Path, boxes: Detections) -> dict[int, str]:
+    """Read a JSON file of any form. Returns the names of its categories, as far as it has some."""
     coco = _Coco(path, boxes)
     try:
         with path.open(encoding="utf-8-sig") as file:
@@ -409,7 +420,7 @@ def _read_json(path: Path, boxes: Detections) -> Labels | None:
         raise SamcliError(f"{coco.place}: a number has too many digits") from error
     except RecursionError as error:
         raise SamcliError(f"{coco.place}: lists or objects are nested too deeply") from error
-    return Labels(str(path), ids=coco.categories) if coco.categories else None
+    return coco.categories
 
 
 class _MalformedError(Exception):
@@ -437,9 +448,11 @@ class _Coco:
                 self._link()
             elif "bbox" in first:
                 self._lines(first, stream)
+            elif "samcli" in first:  # what `ground --boxes-only` says before its boxes
+                self._lines(None, stream)
             else:
                 raise SamcliError(f"{self._path} holds no boxes; {_EXPECTED}")
-        else:
+        elif start or self._path.suffix.lower() not in (".jsonl", ".ndjson"):  # there may be no lines
             raise SamcliError(f"{self._path} is not JSON; {_EXPECTED}")
         if stream.peek():
             raise SamcliError(f"{self._path} goes on after its end; write it again")
@@ -474,16 +487,16 @@ class _Coco:
             read(_object(element), number)
         self.place = str(self._path)
 
-    def _lines(self, first: dict[str, Any], stream: JsonStream) -> None:
-        value, number = first, 1
-        while True:
+    def _lines(self, first: dict[str, Any] | None, stream: JsonStream) -> None:
+        number = 1
+        if first is not None:
             self.place = f"entry {number} of {self._path}"
-            self._result(_object(value), number)
-            if not stream.peek():
-                return
+            self._result(first, number)
             number += 1
+        while stream.peek():
             self.place = f"entry {number} of {self._path}"
-            value = stream.value()
+            self._result(_object(stream.value()), number)
+            number += 1
 
     def _link(self) -> None:
         """Call the images of annotations by their files."""
@@ -520,6 +533,9 @@ class _Coco:
             raise _MalformedError("score is not a finite number")
         if category is not None and _whole(category) is None:
             raise _MalformedError("category_id is not a whole number")
+        name, known = data.get("category"), _whole(category)
+        if isinstance(name, str) and known is not None:
+            self.categories.setdefault(known, name)
         x, y, w, h = numbers
         self._boxes.add(self._boxes.source(image), box_id, (x, y, w, h), _whole(category), _number(score))
 

@@ -10,6 +10,8 @@ from pathlib import Path, PurePosixPath
 
 from samcli.errors import SamcliError
 
+BOXES = ".boxes.jsonl"  # ends the names of files with boxes of a detector
+
 
 @dataclass(frozen=True)
 class OutputPaths:
@@ -23,6 +25,7 @@ class OutputPaths:
     cutout: Path
     cutout_png: Path
     embedding: Path
+    boxes: Path
 
 
 def output_paths(out: Path, relative: PurePosixPath, *, keep_extension: bool = False) -> OutputPaths:
@@ -41,6 +44,7 @@ def output_paths(out: Path, relative: PurePosixPath, *, keep_extension: bool = F
         cutout=folder / f"{stem}.cutout",
         cutout_png=folder / f"{stem}.cutout.png",
         embedding=folder / f"{stem}.safetensors",
+        boxes=folder / f"{stem}{BOXES}",
     )
 
 

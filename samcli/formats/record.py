@@ -68,16 +68,18 @@ class Head(NamedTuple):
     reason: str = ""
 
 
-def read_head(path: Path) -> Head | None:
+def read_head(path: Path, *, lines: bool = False) -> Head | None:
     """Read the head of a record, no more than its first line; None when there is no record, or half of one.
 
-    Raises SamcliError, naming the file, when it is something else.
+    lines: the file is JSON Lines, and the head one of them. Raises SamcliError, naming the file, when it is
+    something else.
     """
     try:
         with path.open("rb") as file:
             line = file.readline()
-            file.seek(-min(file.seek(0, os.SEEK_END), len(_END)), os.SEEK_END)
-            whole = file.read() == _END
+            end = b"}\n" if lines else _END
+            file.seek(-min(file.seek(0, os.SEEK_END), len(end)), os.SEEK_END)
+            whole = file.read() == end
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -88,7 +90,7 @@ def read_head(path: Path) -> Head | None:
     if not line.startswith(start[: len(line)]):
         raise SamcliError(f"{path} is not a record of samcli; choose another output, or add --overwrite")
     try:
-        data = json.loads(line.rstrip(b",\n") + b"}")
+        data = json.loads(line if lines else line.rstrip(b",\n") + b"}")
     except ValueError:
         return None
     if not isinstance(data.get("samcli"), dict):

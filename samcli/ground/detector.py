@@ -42,11 +42,13 @@ class Thresholds:
 class Detector(Protocol):
     """Finds boxes for what phrases name. Holds no state between calls.
 
-    name: as in `samcli models`. sha256: of its files. images_per_call: that suit its device.
+    name: as in `samcli models`. sha256: of its files. thresholds: its own defaults. images_per_call: that
+    suit its device.
     """
 
     name: str
     sha256: str
+    thresholds: Thresholds
     images_per_call: int
 
     def detect(

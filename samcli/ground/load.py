@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samcli.errors import SamcliError
-from samcli.ground.detector import Detector
+from samcli.ground.detector import Detector, Thresholds
 from samcli.weights import (
     DETECTORS,
     WEIGHTS_FILE,
@@ -48,6 +49,14 @@ def detector_spec(detector: str) -> DetectorSpec:
     return target if isinstance(target, DetectorSpec) else _spec_of_folder(target)
 
 
+def check_phrases(detector: str, phrases: Sequence[str]) -> None:
+    """Raise SamcliError for a detector that is not known, before it is loaded.
+
+    Phrases that only the loaded detector can judge fail where it is asked for them.
+    """
+    detector_spec(detector)
+
+
 def load_detector(detector: str, *, device: torch.device | str, dtype: str = "fp32") -> Detector:
     """Load a detector, from local files only.
 
@@ -67,7 +76,8 @@ def load_detector(detector: str, *, device: torch.device | str, dtype: str = "fp
 
     if dtype not in DTYPES:
         raise SamcliError(f"unknown dtype {dtype!r}; known: {', '.join(DTYPES)}")
-    where = Place(spec.name, sha256, place, torch.device(device), DTYPES[dtype])
+    own = Thresholds(spec.box, spec.text)
+    where = Place(spec.name, sha256, place, torch.device(device), DTYPES[dtype], own)
     if spec.kind == "grounding-dino":
         from samcli.ground.grounding_dino import GroundingDino
 

@@ -36,6 +36,7 @@ class Owlv2:
     def __init__(self, place: Place) -> None:
         """Load it. Raises SamcliError when its files are not sound, or transformers is missing."""
         self.name, self.sha256, self.images_per_call = place.name, place.sha256, place.images_per_call
+        self.thresholds = place.thresholds
         self._place = place
         self._network = load_network(place, NETWORK)
         self._tokenizer = load_tokenizer(place, "CLIPTokenizer", TOKENIZER_FILES)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from samcli.errors import SamcliError, SamcliNote
-from samcli.ground.detector import Detected
+from samcli.ground.detector import Detected, Thresholds
 from samcli.weights import WEIGHTS_FILE, reading_errors, refuse_misfit, why
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -31,7 +31,7 @@ _COMPUTED = (".position_ids", ".relative_position_index")
 
 @dataclass(frozen=True)
 class Place:
-    """Where a detector comes from and runs. name, sha256: see `Detector`. folder: of its files.
+    """Where a detector comes from and runs. folder: of its files. name, sha256, thresholds: see `Detector`.
 
     dtype: of the bulk of the arithmetic. Weights stay in fp32, and so do coordinates, which in bf16 would be
     off by pixels.
@@ -42,6 +42,7 @@ class Place:
     folder: Path
     device: torch.device
     dtype: torch.dtype
+    thresholds: Thresholds
 
     @property
     def images_per_call(self) -> int:

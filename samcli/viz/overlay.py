@@ -13,7 +13,7 @@ from pycocotools import mask as coco
 from samcli.masks import decode_rle, mask_bbox, rle_area
 from samcli.records import RLE, Box, MaskRecord
 from samcli.viz.colors import color_index, colors, label_of
-from samcli.viz.text import Tag, write_tags
+from samcli.viz.text import LONGEST, Tag, plain, write_tags
 
 Mask: TypeAlias = MaskRecord | RLE | NDArray[np.bool_]
 
@@ -33,7 +33,8 @@ def overlay(
     """Draw masks over an image, the smaller over the larger: translucent inside, a crisp contour around.
 
     image: (H, W, 3) uint8 RGB, left as it is. masks: (H, W) each; a record is coloured by its label or id and
-    has its label written on it, the i-th of the others in the i-th colour of `palette`.
+    has its label and the detector's score written on it, the i-th of the others in the i-th colour of
+    `palette`.
     points: (x, y) pixels, drawn green, or red where `labels` says 0. boxes: drawn white.
     least_labelled: masks that show fewer pixels get no label, which would hide them.
     Returns (H, W, 3) uint8 RGB.
@@ -78,7 +79,9 @@ def _tags(
             if part.any() and part.sum() >= least:
                 depth = cv2.distanceTransform(np.pad(part.view(np.uint8), 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
                 y, x = np.unravel_index(int(depth.argmax()), depth.shape)
-                yield Tag(label, (left + int(x), top + int(y)), colors[i])
+                score = mask.detector_score if isinstance(mask, MaskRecord) else None
+                text = label if score is None else f"{plain(label, LONGEST - 5)} {score:.2f}"
+                yield Tag(text, (left + int(x), top + int(y)), colors[i])
 
 
 def _area(mask: Mask) -> int:

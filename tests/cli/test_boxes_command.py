@@ -568,7 +568,9 @@ def test_boxes_need_an_image_by_name(predict: Samcli) -> None:
     line = "error: --boxes needs an image, or a folder of images, by name\n"
     assert predict("--boxes", "r.json") == (2, "", line)
     assert predict("-", "--boxes", "r.json", terminal=True) == (2, "", line)
-    line = "error: --min-score, --labels, --like, --include and --exclude go with --boxes\n"
+    line = (
+        "error: --min-score, --labels and --like go with --boxes, --include and --exclude also with --text\n"
+    )
     for option in (["--min-score", "1"], ["--labels", "a"], ["--include", "*"], ["--exclude", "*"]):
         assert predict("photos/7.png", "--point", "1,1", *option) == (2, "", line)
 

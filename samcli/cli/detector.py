@@ -1,0 +1,120 @@
+"""What to look for, and the detector that does: the options that commands with words share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from samcli.annotate import GroundConfig
+from samcli.cli import options
+from samcli.cli.model import Workers
+from samcli.cli.report import Report, UsageError
+from samcli.ground.phrases import split_phrases
+from samcli.images import EXTENSIONS
+from samcli.weights import DEFAULT_DETECTOR, DETECTORS
+
+if TYPE_CHECKING:
+    from samcli.ground.detector import Detector
+
+EXAMPLE = 'such as: samcli ground photo.jpg "a dog"'
+
+
+@dataclass(frozen=True)
+class Grounding:
+    """Phrases, how to look for them, and the detector; picklable, so that every worker can load it itself.
+
+    detector: a name or folder, None where the user named none.
+    """
+
+    phrases: tuple[str, ...]
+    config: GroundConfig
+    detector: str | None
+    dtype: str
+
+    def check(self) -> None:
+        """Raise SamcliError for a detector that is not known, or a phrase that it cannot look for."""
+        from samcli.ground.load import check_phrases
+
+        check_phrases(self._name, self.phrases)
+
+    def load(self, device: str) -> Detector:
+        """The detector on a device, loaded once in a process. Raises WeightsError when it is not there."""
+        return _detector(self._name, device, self.dtype)
+
+    def known(self, workers: Workers) -> Detector:
+        """The detector, to get to know it; when others work, they load it for themselves."""
+        detector = self.load(workers.here)
+        if workers.away:
+            _detector.cache_clear()
+        return detector
+
+    def say(self, report: Report, detector: Detector) -> None:
+        """Say which one it is when the user named none."""
+        if self.detector is None:
+            names = ", ".join(name for name, spec in DETECTORS.items() if not spec.packaged)
+            report.note(f"note: using the embedded detector {detector.name}; others with --detector: {names}")
+
+    def described(self, detector: Detector) -> dict[str, Any]:
+        """What a record's configuration says: the detector, the phrases, and the resolved values."""
+        values = asdict(self.config.resolve(detector.thresholds))
+        if self.config.tile is None:
+            del values["overlap"]
+        return {
+            "detector": detector.name,
+            "detector_sha256": detector.sha256,
+            "phrases": list(self.phrases),
+            **values,
+        }
+
+    @property
+    def _name(self) -> str:
+        return self.detector or DEFAULT_DETECTOR
+
+
+@lru_cache(maxsize=1)
+def _detector(name: str, device: str, dtype: str) -> Detector:
+    from samcli.ground import load  # imports torch
+
+    return load.load_detector(name, device=device, dtype=dtype)
+
+
+def asked_for(text: str | None, labels: str | None) -> tuple[str, ...]:
+    """The phrases of a text, or of --labels, of which each is one. Raises UsageError, or SamcliError."""
+    if labels is None:
+        assert text is not None
+        return split_phrases(text)
+    names = options.labels(labels)
+    for name in names:
+        if len(split_phrases(name)) > 1:
+            raise UsageError(f"{name!r} of --labels is several phrases; put each on its own")
+    phrases = split_phrases("\n".join(names))
+    if len(phrases) < len(names):
+        raise UsageError(f"--labels {labels!r} names one category twice")
+    return phrases
+
+
+def split_arguments(arguments: Iterable[Path], labels: str | None) -> tuple[list[Path], str | None]:
+    """Images and text: the last argument is the text, unless --labels says what to look for.
+
+    Raises UsageError when there is no text, or when it looks like an image.
+    """
+    paths = [*arguments]
+    if labels is not None:
+        return paths, None
+    if not paths:
+        raise UsageError(f"nothing to look for; say what, {EXAMPLE}")
+    *images, last = paths
+    text = str(last)
+    if text == "-" or last.exists() or last.suffix.lower() in EXTENSIONS:
+        what = "a folder" if last.is_dir() else "a file" if last.exists() else "an image's name"
+        what = "standard input" if text == "-" else what
+        raise UsageError(
+            f"the last argument is what to look for, but {text!r} is {what}; {EXAMPLE}, or give --labels"
+        )
+    for path in images:
+        if str(path) != "-" and not path.suffix and not path.exists():
+            raise UsageError(f"{path} does not exist; a text of several words needs quotes, {EXAMPLE}")
+    return images, text
