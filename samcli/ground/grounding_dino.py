@@ -120,11 +120,13 @@ class GroundingDino:
 
 
 def _sides(place: Place, size: Any) -> tuple[int, int]:
-    """Short and long side of what the network takes, as a detector's files say, or as the reference has it."""
+    """Short and long side of what the network takes, as the files say, or as the reference has it."""
     if size is None:
         return SHORT_SIDE, LONG_SIDE
-    sides = [size.get(key) for key in ("shortest_edge", "longest_edge")] if isinstance(size, dict) else []
-    if not (len(sides) == 2 and all(isinstance(side, int) and side > 0 for side in sides)):
+    sides: list[Any] = []
+    if isinstance(size, dict):
+        sides = [size.get(key) for key in ("shortest_edge", "longest_edge")]
+    if not (sides and all(isinstance(side, int) and side > 0 for side in sides)):
         raise SamcliError(
             f"the preprocessor of {place.folder} has size {size!r}; give shortest_edge and longest_edge"
         )
