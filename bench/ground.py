@@ -13,7 +13,8 @@ the embedded model. Prints a JSON line for each set and detector:
 - absent: names that a photo does not have (200 pairs, drawn with a fixed seed), share with any mask.
 - other: with two names in the set (cat, dog), the photos asked for the one they do not have.
 
-`--salient` adds what ignores the name: the salient thing, whatever was asked for.
+`--salient` adds what ignores the name: the salient thing, whatever was asked for. `--proposals` adds the
+other way to use the same network: automatic masks, each compared with the word as a region.
 """
 
 from __future__ import annotations
@@ -26,11 +27,16 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+
+if TYPE_CHECKING:
+    import torch
 
 LEAST_OBJECTS = 8  # of a name, for its figures to count
 ABSENT = 200  # pairs of a photo and a name that it does not have
@@ -50,6 +56,9 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--detector", action="append", default=[], help="default: tiny")
     parser.add_argument("--salient", action="store_true", help="also the salient thing, whatever is asked")
+    parser.add_argument(
+        "--proposals", action="store_true", help="also automatic masks, compared with the word"
+    )
     parser.add_argument("--limit", type=int, help="photos per set")
     args = parser.parse_args()
     ways: dict[str, tuple[Prepare, float]] = {}
@@ -57,6 +66,8 @@ def main() -> None:
         ways[name] = detector(name)
     if args.salient:
         ways["salient thing"] = salient()
+    if args.proposals:
+        ways["proposals"] = proposals()
     for folder in args.folders:
         for name, (prepare, threshold) in ways.items():
             line = {"set": folder.name, "detector": name, **figures(prepare, threshold, folder, args.limit)}
@@ -64,11 +75,10 @@ def main() -> None:
 
 
 def detector(name: str) -> tuple[Prepare, float]:
+    import samcli
     from samcli.annotate import GroundConfig, detect, segment
 
-    import samcli
-
-    predictor, found_by = samcli.load(), samcli.load_detector(name)
+    predictor, found_by = samcli.load(), samcli.load_detector(name, device="cpu")
     config = GroundConfig(box_threshold=0.02)
 
     def prepare(photo: np.ndarray) -> Ask:
@@ -97,6 +107,58 @@ def salient() -> tuple[Prepare, float]:
         return lambda phrase: answers
 
     return prepare, CutoutConfig.min_confidence
+
+
+def proposals() -> tuple[Prepare, float]:
+    """Automatic masks; the mean of the word head's cells within each is compared with the word."""
+    import torch
+
+    import samcli
+    from samcli.automask import AutomaskConfig, generate
+    from samcli.ground.tiny import TinyDetector
+    from samcli.masks import decode_rle, mask_nms
+    from samcli.models.words import WORD_SIDE
+
+    predictor, found_by = samcli.load(), samcli.load_detector("tiny", device="cpu")
+    assert isinstance(found_by, TinyDetector)
+    head, vocabulary = found_by._head, found_by.vocabulary
+    config = AutomaskConfig(points_per_side=16, pred_iou_thresh=0.2, stability_score_thresh=0.6)
+
+    @torch.inference_mode()
+    def prepare(photo: np.ndarray) -> Ask:
+        masks = [mask for mask in generate(predictor, photo, config) if mask.area]
+        cells = head.look(found_by._encoder.stages(found_by._input(photo))).cells[0]
+        rles = [mask.segmentation for mask in masks]
+        shares = torch.stack([share(decode_rle(rle), WORD_SIDE) for rle in rles]) if masks else None
+        quality = np.array([mask.predicted_iou for mask in masks])
+
+        @torch.inference_mode()
+        def ask(phrase: str) -> Answers:
+            if shares is None:
+                return []
+            vector = torch.from_numpy(vocabulary.vectors[[vocabulary.place(phrase)]]).float()
+            meant = head.meant(shares @ cells / shares.sum(1, keepdim=True).clamp(min=0.5))
+            alike = head.scale[0].exp() * meant @ head.words(vector)[0] + head.bias[0]
+            scores = np.sqrt(alike.sigmoid().numpy() * quality.clip(0, 1))
+            return [(rles[i], float(scores[i])) for i in mask_nms(rles, scores, 0.5)]
+
+        return ask
+
+    return prepare, 0.3
+
+
+def share(mask: np.ndarray, side: int) -> torch.Tensor:
+    """How much of each cell of the head's padded input a mask (H, W) covers, (cells,)."""
+    import torch
+
+    from samcli.geometry import resized_size
+
+    height, width = resized_size(mask.shape, side)
+    padded = np.zeros((side, side), np.float32)
+    padded[:height, :width] = cv2.resize(
+        mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA
+    )
+    return torch.from_numpy(padded.reshape(side // 16, 16, side // 16, 16).mean((1, 3)).reshape(-1))
 
 
 def figures(prepare: Prepare, threshold: float, folder: Path, limit: int | None) -> dict[str, float | int]:

@@ -17,6 +17,7 @@ from samcli.ground.detector import Detected, Thresholds
 from samcli.ground.phrases import Caption, Frame, captions, decode
 from samcli.ground.pretrained import (
     Place,
+    colours,
     in_batches,
     load_network,
     load_tokenizer,
@@ -46,7 +47,6 @@ class GroundingDino:
     def __init__(self, place: Place, model_type: str) -> None:
         """Load it. Raises SamcliError when its files are not sound, or transformers is missing."""
         self.name, self.sha256, self.images_per_call = place.name, place.sha256, place.images_per_call
-        self.thresholds = place.thresholds
         self._place = place
         self._network = load_network(place, NETWORKS[model_type])
         self._tokenizer = load_tokenizer(place, "BertTokenizer", TOKENIZER_FILES)
@@ -55,10 +55,7 @@ class GroundingDino:
         self._most_tokens: int = self._network.config.max_text_len
         settings = picture_settings(place.folder)
         self._sides = _sides(place, settings.get("size"))
-        self._mean, self._std = (
-            np.array(settings.get(name, usual), dtype=np.float32).reshape(3)
-            for name, usual in (("image_mean", MEAN), ("image_std", STD))
-        )
+        self._mean, self._std = colours(place, settings, MEAN, STD)
 
     def detect(
         self, images: Sequence[NDArray[np.uint8]], phrases: Sequence[str], thresholds: Thresholds
@@ -120,17 +117,17 @@ class GroundingDino:
 
 
 def _sides(place: Place, size: Any) -> tuple[int, int]:
-    """Short and long side of what the network takes, as the files say, or as the reference has it."""
+    """Short and long side of what the network takes, as the detector's files say, else the reference's."""
     if size is None:
         return SHORT_SIDE, LONG_SIDE
-    sides: list[Any] = []
-    if isinstance(size, dict):
-        sides = [size.get(key) for key in ("shortest_edge", "longest_edge")]
-    if not (sides and all(isinstance(side, int) and side > 0 for side in sides)):
+    short, long = (
+        size.get(key) if isinstance(size, dict) else None for key in ("shortest_edge", "longest_edge")
+    )
+    if not (isinstance(short, int) and isinstance(long, int) and 0 < short <= long):
         raise SamcliError(
             f"the preprocessor of {place.folder} has size {size!r}; give shortest_edge and longest_edge"
         )
-    return sides[0], sides[1]
+    return short, long
 
 
 def resized(size: tuple[int, int], short: int, long: int) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from samcli.errors import SamcliError
 from samcli.ground.detector import Detected, Thresholds
 from samcli.ground.pretrained import (
     Place,
+    colours,
     in_batches,
     load_network,
     load_tokenizer,
@@ -42,9 +43,7 @@ class Owlv2:
         self._tokenizer = load_tokenizer(place, "CLIPTokenizer", TOKENIZER_FILES)
         self._most_tokens: int = self._network.config.text_config.max_position_embeddings
         self._side: int = self._network.config.vision_config.image_size
-        settings = picture_settings(place.folder)
-        self._mean = np.float32(settings.get("image_mean", MEAN))
-        self._std = np.float32(settings.get("image_std", STD))
+        self._mean, self._std = colours(place, picture_settings(place.folder), MEAN, STD)
 
     def detect(
         self, images: Sequence[NDArray[np.uint8]], phrases: Sequence[str], thresholds: Thresholds

@@ -117,6 +117,22 @@ def picture_settings(folder: Path) -> dict[str, Any]:
     return {}
 
 
+def colours(
+    place: Place, settings: dict[str, Any], mean: Sequence[float], std: Sequence[float]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Mean and standard deviation of red, green and blue, as `picture_settings` say, else the usual ones."""
+    found = []
+    for name, usual in (("image_mean", mean), ("image_std", std)):
+        given = settings.get(name, usual)
+        try:
+            found.append(np.array(given, dtype=np.float32).reshape(3))
+        except (ValueError, TypeError) as error:
+            raise SamcliError(
+                f"the preprocessor of {place.folder} has {name} {given!r}; give three numbers"
+            ) from error
+    return found[0], found[1]
+
+
 def in_batches(run: Callable[[Tensor], list[T]], pictures: Tensor) -> list[T]:
     """`run` on pictures (B, 3, h, w), on half of them at a time when memory runs out."""
     try:

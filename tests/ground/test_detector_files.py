@@ -208,6 +208,17 @@ class TestPull:
         assert weights.verify(NAME).against == "recorded"
         load_detector(NAME, device="cpu")
 
+    def test_laid_there_by_hand(self, made: Path, cache: Path) -> None:
+        shutil.copytree(made, cache / NAME)
+        assert weights.verify(NAME).path == cache / NAME
+        assert weights.verify(NAME).against == "recorded"
+        load_detector(NAME, device="cpu")
+        (cache / NAME / "config.json").write_text("{}")
+        with pytest.raises(
+            WeightsError, match=r"config\.json is damaged: 2 bytes, not \d+; get it anew with: "
+        ):
+            load_detector(NAME, device="cpu")
+
     def test_a_mirror_that_lacks_a_file_gives_way_to_the_hub(
         self, hub: FileServer, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

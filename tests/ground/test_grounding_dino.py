@@ -323,6 +323,12 @@ class TestLoading:
             f"the preprocessor of F has size {size!r}; give shortest_edge and longest_edge"
         )
 
+    def test_pictures_of_other_colours(self, copy: Path) -> None:
+        (copy / "preprocessor_config.json").write_text(json.dumps({"image_std": [0.5, "x"]}))
+        assert self.refusal(copy) == "the preprocessor of F has image_std [0.5, 'x']; give three numbers"
+        (copy / "preprocessor_config.json").write_text("{")
+        assert self.refusal(copy).startswith("F/preprocessor_config.json is not a JSON file (Expecting ")
+
     def test_weights_must_fit(self, copy: Path) -> None:
         file = copy / "model.safetensors"
         state = load_file(file)

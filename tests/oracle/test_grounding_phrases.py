@@ -5,6 +5,7 @@ and run as they are there.
 """
 
 from __future__ import annotations
+import __future__
 
 import ast
 import bisect
@@ -45,8 +46,8 @@ def functions(file: Path, *names: str, **known: Any) -> list[Any]:
     tree = ast.parse(file.read_text(encoding="utf-8"))
     tree.body = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name in names]
     space: dict[str, Any] = dict(known)
-    exec(compile("from __future__ import annotations", "", "exec"), space)
-    exec(compile(tree, str(file), "exec", flags=__import__("__future__").annotations.compiler_flag), space)
+    # Their annotations name what is not imported here.
+    exec(compile(tree, str(file), "exec", flags=__future__.annotations.compiler_flag), space)
     return [space[name] for name in names]
 
 
