@@ -54,13 +54,11 @@ class GroundingDino:
             raise SamcliError(f"the tokenizer in {place.folder} is not BERT's; Grounding DINO needs that one")
         self._most_tokens: int = self._network.config.max_text_len
         settings = picture_settings(place.folder)
-        sides = settings.get("size", {})
-        self._sides: tuple[int, int] = (
-            sides.get("shortest_edge", SHORT_SIDE),
-            sides.get("longest_edge", LONG_SIDE),
+        self._sides = _sides(place, settings.get("size"))
+        self._mean, self._std = (
+            np.array(settings.get(name, usual), dtype=np.float32).reshape(3)
+            for name, usual in (("image_mean", MEAN), ("image_std", STD))
         )
-        self._mean = np.float32(settings.get("image_mean", MEAN))
-        self._std = np.float32(settings.get("image_std", STD))
 
     def detect(
         self, images: Sequence[NDArray[np.uint8]], phrases: Sequence[str], thresholds: Thresholds
@@ -119,6 +117,20 @@ class GroundingDino:
         small = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
         values = (np.asarray(small, dtype=np.float32) / 255 - self._mean) / self._std
         return torch.from_numpy(values).permute(2, 0, 1)
+
+
+def _sides(place: Place, size: Any) -> tuple[int, int]:
+    """Short and long side of what the network takes, as the files say, or as the reference has it."""
+    if size is None:
+        return SHORT_SIDE, LONG_SIDE
+    sides: list[Any] = []
+    if isinstance(size, dict):
+        sides = [size.get(key) for key in ("shortest_edge", "longest_edge")]
+    if not (sides and all(isinstance(side, int) and side > 0 for side in sides)):
+        raise SamcliError(
+            f"the preprocessor of {place.folder} has size {size!r}; give shortest_edge and longest_edge"
+        )
+    return sides[0], sides[1]
 
 
 def resized(size: tuple[int, int], short: int, long: int) -> tuple[int, int]:

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from samcli.errors import SamcliError
 from samcli.ground.detector import Detector, Thresholds
+from samcli.ground.vocabulary import read_vocabulary
 from samcli.weights import (
     DETECTORS,
     WEIGHTS_FILE,
+    WORDS_FILE,
     DetectorSpec,
     Installed,
     hash_given,
@@ -50,11 +52,14 @@ def detector_spec(detector: str) -> DetectorSpec:
 
 
 def check_phrases(detector: str, phrases: Sequence[str]) -> None:
-    """Raise SamcliError for a detector that is not known, before it is loaded.
-
-    Phrases that only the loaded detector can judge fail where it is asked for them.
+    """Raise SamcliError for a detector that is not known, or for phrases outside its vocabulary, if it has
+    one, before it is loaded. Phrases that only the loaded detector can judge fail where it is asked for them.
     """
-    detector_spec(detector)
+    spec = detector_spec(detector)
+    if spec.kind == "tiny":
+        vocabulary = read_vocabulary(installed(spec).path / WORDS_FILE)
+        for phrase in phrases:
+            vocabulary.place(phrase)
 
 
 def load_detector(detector: str, *, device: torch.device | str, dtype: str = "fp32") -> Detector:
@@ -77,6 +82,10 @@ def load_detector(detector: str, *, device: torch.device | str, dtype: str = "fp
     if dtype not in DTYPES:
         raise SamcliError(f"unknown dtype {dtype!r}; known: {', '.join(DTYPES)}")
     own = Thresholds(spec.box, spec.text)
+    if spec.kind == "tiny":
+        from samcli.ground.tiny import load_tiny
+
+        return load_tiny(place, sha256, own, device=torch.device(device), dtype=DTYPES[dtype])
     where = Place(spec.name, sha256, place, torch.device(device), DTYPES[dtype], own)
     if spec.kind == "grounding-dino":
         from samcli.ground.grounding_dino import GroundingDino

@@ -7,6 +7,8 @@ is learned sooner as a place in the picture than as a token. No parameter depend
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,7 +22,8 @@ STRIDE = 16
 TINY_SIDE = 320  # pixels; input side of the embedded model
 
 
-def _conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
+def conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
+    """A convolution without bias, padded to keep its size, and batch normalisation."""
     conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(outputs))
 
@@ -30,8 +33,8 @@ class BasicBlock(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv1 = _conv_bn(channels, channels, 3)
-        self.conv2 = _conv_bn(channels, channels, 3)
+        self.conv1 = conv_bn(channels, channels, 3)
+        self.conv2 = conv_bn(channels, channels, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(x + self.conv2(F.relu(self.conv1(x))))
@@ -43,9 +46,9 @@ class InvertedResidual(nn.Module):
     def __init__(self, channels: int, expand: int = 4) -> None:
         super().__init__()
         wide = channels * expand
-        self.widen = _conv_bn(channels, wide, 1)
-        self.mix = _conv_bn(wide, wide, 3, groups=wide)
-        self.narrow = _conv_bn(wide, channels, 1)
+        self.widen = conv_bn(channels, wide, 1)
+        self.mix = conv_bn(wide, wide, 3, groups=wide)
+        self.narrow = conv_bn(wide, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = x + self.narrow(F.relu(self.mix(F.relu(self.widen(x)))))
@@ -79,6 +82,14 @@ class GlobalBlock(nn.Module):
         return out
 
 
+class SmallFeatures(NamedTuple):
+    """An image's features as `models.sam.ImageFeatures` has them, and the backbone's at stride 8."""
+
+    embedding: Tensor
+    high_res: tuple[Tensor, ...]
+    stage8: Tensor
+
+
 class SmallEncoder(nn.Module):
     """Convolutions at strides 2 to 16, global attention at 16, a top-down path back to 8 and 4."""
 
@@ -95,30 +106,33 @@ class SmallEncoder(nn.Module):
         w2, w4, w8, w16 = widths
         self.high_res_channels = high_res_channels
         basic, middle, deep, attention = depths
-        self.stem = nn.Sequential(_conv_bn(3, w2, 3, 2), nn.ReLU())
-        self.stage4 = nn.Sequential(
-            _conv_bn(w2, w4, 3, 2), nn.ReLU(), *(BasicBlock(w4) for _ in range(basic))
-        )
-        self.stage8 = nn.Sequential(_conv_bn(w4, w8, 3, 2), *(InvertedResidual(w8) for _ in range(middle)))
-        self.stage16 = nn.Sequential(_conv_bn(w8, w16, 3, 2), *(InvertedResidual(w16) for _ in range(deep)))
+        self.stem = nn.Sequential(conv_bn(3, w2, 3, 2), nn.ReLU())
+        self.stage4 = nn.Sequential(conv_bn(w2, w4, 3, 2), nn.ReLU(), *(BasicBlock(w4) for _ in range(basic)))
+        self.stage8 = nn.Sequential(conv_bn(w4, w8, 3, 2), *(InvertedResidual(w8) for _ in range(middle)))
+        self.stage16 = nn.Sequential(conv_bn(w8, w16, 3, 2), *(InvertedResidual(w16) for _ in range(deep)))
         self.attention = nn.Sequential(*(GlobalBlock(w16, num_heads) for _ in range(attention)))
         self.neck = nn.Sequential(nn.Conv2d(w16, out_channels, 1, bias=False), LayerNorm2d(out_channels))
         coarse, fine = high_res_channels
-        self.down8 = _conv_bn(w16, coarse, 1)
-        self.side8 = _conv_bn(w8, coarse, 1)
-        self.fuse8 = nn.Sequential(_conv_bn(coarse, coarse, 3), nn.ReLU())
-        self.down4 = _conv_bn(coarse, fine, 1)
-        self.side4 = _conv_bn(w4, fine, 1)
-        self.fuse4 = nn.Sequential(_conv_bn(fine, fine, 3), nn.ReLU())
+        self.down8 = conv_bn(w16, coarse, 1)
+        self.side8 = conv_bn(w8, coarse, 1)
+        self.fuse8 = nn.Sequential(conv_bn(coarse, coarse, 3), nn.ReLU())
+        self.down4 = conv_bn(coarse, fine, 1)
+        self.side4 = conv_bn(w4, fine, 1)
+        self.fuse4 = nn.Sequential(conv_bn(fine, fine, 3), nn.ReLU())
 
     def forward(self, images: Tensor) -> ImageFeatures:
         """images: (B, 3, S, S), S a multiple of 16. Returns strides 16, 8 and 4."""
+        features = self.stages(images)
+        return ImageFeatures(features.embedding, features.high_res)
+
+    def stages(self, images: Tensor) -> SmallFeatures:
+        """The same, with what the backbone has at stride 8."""
         x4 = self.stage4(self.stem(images))
         x8 = self.stage8(x4)
         x16 = self.attention(self.stage16(x8))
         fine8 = self.fuse8(F.relu(self.side8(x8) + F.interpolate(self.down8(x16), scale_factor=2.0)))
         fine4 = self.fuse4(F.relu(self.side4(x4) + F.interpolate(self.down4(fine8), scale_factor=2.0)))
-        return ImageFeatures(self.neck(x16), (fine8, fine4))
+        return SmallFeatures(self.neck(x16), (fine8, fine4), x8)
 
 
 class DrawnPromptEncoder(PromptEncoder):

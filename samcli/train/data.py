@@ -94,7 +94,7 @@ def read_pack(folder: Path, *, regions: Path | None = None) -> list[Photo]:
                 if annotation.get("iscrowd"):
                     continue
                 _, objects, parts, strengths = photos[annotation["image_id"]]
-                rle = _compressed(annotation["segmentation"], sizes[annotation["image_id"]])
+                rle = compressed(annotation["segmentation"], sizes[annotation["image_id"]])
                 if rle is None:
                     continue
                 if file == regions:
@@ -111,7 +111,7 @@ def read_pack(folder: Path, *, regions: Path | None = None) -> list[Photo]:
     ]
 
 
-def _compressed(segmentation: Any, size: tuple[int, int]) -> RLE | None:
+def compressed(segmentation: Any, size: tuple[int, int]) -> RLE | None:
     """COCO's three ways to write a mask, as compressed run-length encoding; None for no polygon at all."""
     if isinstance(segmentation, dict) and isinstance(segmentation["counts"], str):
         return {"size": segmentation["size"], "counts": segmentation["counts"]}

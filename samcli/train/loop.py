@@ -280,7 +280,7 @@ def _run_stage(
             loss, first, last = interact(sam, batch, rounds, config.iou_weight, generator)
             loss.backward()
         if world > 1:
-            _average_gradients(sam, world)
+            average_gradients(sam, world)
         torch.nn.utils.clip_grad_norm_(sam.parameters(), config.clip)
         state.optimizer.step()
         state.optimizer.zero_grad()
@@ -442,7 +442,8 @@ def join_processes(config: TrainConfig) -> Processes:
     return Processes(dist.get_rank(), world, device)
 
 
-def _average_gradients(sam: Sam, world: int) -> None:
+def average_gradients(sam: nn.Module, world: int) -> None:
+    """Make the gradients of all processes their mean."""
     grads = [p.grad for p in sam.parameters() if p.grad is not None]
     flat = torch.cat([g.flatten() for g in grads])
     dist.all_reduce(flat)

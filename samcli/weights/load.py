@@ -14,10 +14,11 @@ from samcli.weights.files import DATA, installed, sha256_of, why
 from samcli.weights.table import DEFAULT_MODEL, MODELS, SALIENT_FILE, ModelSpec, resolve
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from samcli.models.salient import SalientHead
     from samcli.models.sam import Sam
+    from samcli.models.words import WordHead
 
 
 class LoadedSam(NamedTuple):
@@ -61,15 +62,34 @@ def load_salient(weights_sha256: str) -> LoadedHead:
     weights_sha256: of the model whose features it will see. Raises WeightsError when the head is missing,
     damaged, or was trained over other weights.
     """
-    from safetensors import SafetensorError, safe_open
-
     from samcli.models.salient import SalientHead
 
     file, sha256 = _salient_file(), salient_sha256()
+    head = SalientHead()
+    _fill(head, file, "the salient head", weights_sha256)
+    return LoadedHead(head, sha256)
+
+
+def load_word_head(file: Path, word_channels: int, weights_sha256: str) -> WordHead:
+    """Load the word head of the embedded detector, in evaluation mode. Like `load_salient`.
+
+    word_channels: numbers of a word's vector.
+    """
+    from samcli.models.words import WordHead
+
+    head = WordHead(word_channels=word_channels)
+    _fill(head, file, "the word head", weights_sha256)
+    return head
+
+
+def _fill(head: nn.Module, file: Path, what: str, weights_sha256: str) -> None:
+    """Give a head its weights, in fp32 and evaluation mode."""
+    from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(file, framework="pt") as stored:
             metadata = stored.metadata() or {}
-            state = {name: stored.get_tensor(name).float() for name in stored.keys()}  # noqa: SIM118
+            state = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise WeightsError(f"{file} is damaged ({why(error)}); reinstall samcli") from error
     of = metadata.get("weights_sha256", "unknown weights")
@@ -77,13 +97,13 @@ def load_salient(weights_sha256: str) -> LoadedHead:
         raise WeightsError(
             f"{file} was trained over {of}, but {DEFAULT_MODEL} is {weights_sha256}; reinstall samcli"
         )
-    head = SalientHead()
+    state = {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
     try:
-        _check_fit(file, "the salient head", head.state_dict(), state)
+        _check_fit(file, what, head.state_dict(), state)
     except SamcliError as error:
         raise WeightsError(f"{error}; reinstall samcli") from error
     head.load_state_dict(state)
-    return LoadedHead(head.eval(), sha256)
+    head.eval()
 
 
 def salient_sha256() -> str:

@@ -316,6 +316,13 @@ class TestLoading:
         (copy / "processor_config.json").write_text(json.dumps({"image_processor": {"size": size}}))
         assert sides() == (64, 100)
 
+    @pytest.mark.parametrize("size", [800, {"height": 800, "width": 800}, {"shortest_edge": "x"}])
+    def test_pictures_of_another_kind(self, copy: Path, size: object) -> None:
+        (copy / "preprocessor_config.json").write_text(json.dumps({"size": size}))
+        assert self.refusal(copy) == (
+            f"the preprocessor of F has size {size!r}; give shortest_edge and longest_edge"
+        )
+
     def test_weights_must_fit(self, copy: Path) -> None:
         file = copy / "model.safetensors"
         state = load_file(file)
