@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from samcli import predictor as predictor_module
 from samcli.errors import SamcliError, SamcliNote
 from samcli.masks import decode_rle
 from samcli.models.small import build_tiny
@@ -196,6 +197,20 @@ def test_prompts_of_one_layout_share_a_call(predictor, embedding):
         [[1, 0, -1]],
         [[1, 2, 3]],
     ]
+
+
+def test_answers_come_one_by_one(predictor, embedding, monkeypatch):
+    prompts = prompts_of_every_kind(predictor, embedding)
+    made = []
+    finish = predictor_module._finish
+    monkeypatch.setattr(predictor_module, "_finish", lambda *args: made.append(1) or finish(*args))
+    answers = predictor.predict_each(embedding, prompts)
+    assert made == []
+    first = next(answers)
+    assert len(made) == 1
+    rest = list(answers)
+    for answer, other in zip([first, *rest], predictor.predict(embedding, prompts), strict=True):
+        assert_same(answer, other)
 
 
 @pytest.mark.parametrize(("multimask", "count"), [(None, 3), (True, 3), (False, 1)])

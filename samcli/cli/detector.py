@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -96,25 +97,35 @@ def asked_for(text: str | None, labels: str | None) -> tuple[str, ...]:
     return phrases
 
 
-def split_arguments(arguments: Iterable[Path], labels: str | None) -> tuple[list[Path], str | None]:
+def split_arguments(arguments: Sequence[str], labels: str | None) -> tuple[list[Path], str | None]:
     """Images and text: the last argument is the text, unless --labels says what to look for.
 
     Raises UsageError when there is no text, or when it looks like an image.
     """
-    paths = [*arguments]
     if labels is not None:
-        return paths, None
-    if not paths:
+        return [Path(name) for name in arguments], None
+    if not arguments:
         raise UsageError(f"nothing to look for; say what, {EXAMPLE}")
-    *images, last = paths
-    text = str(last)
-    if text == "-" or last.exists() or last.suffix.lower() in EXTENSIONS:
-        what = "a folder" if last.is_dir() else "a file" if last.exists() else "an image's name"
-        what = "standard input" if text == "-" else what
+    *images, text = arguments
+    if what := _not_text(text):
         raise UsageError(
             f"the last argument is what to look for, but {text!r} is {what}; {EXAMPLE}, or give --labels"
         )
-    for path in images:
-        if str(path) != "-" and not path.suffix and not path.exists():
-            raise UsageError(f"{path} does not exist; a text of several words needs quotes, {EXAMPLE}")
-    return images, text
+    for name in images:
+        if name != "-" and not Path(name).suffix and not _is_there(name):
+            raise UsageError(f"{name} does not exist; a text of several words needs quotes, {EXAMPLE}")
+    return [Path(name) for name in images], text
+
+
+def _not_text(text: str) -> str:
+    """What a text looks like that was meant to be something else; "" for others."""
+    if text == "-":
+        return "standard input"
+    if _is_there(text):
+        return "a folder" if Path(text).is_dir() else "a file"
+    return "an image's name" if Path(text).suffix.lower() in EXTENSIONS else ""
+
+
+def _is_there(name: str) -> bool:
+    """Whether there is such a file or folder; a text may be too long to be a name."""
+    return os.path.exists(name)  # noqa: PTH110 - pathlib's raises

@@ -53,7 +53,7 @@ class Picture(str, Enum):
 
 def ground(
     arguments: Annotated[
-        list[Path],
+        list[str],
         typer.Argument(
             help="Images, and folders searched for images at any depth, or - for one on standard input; "
             "then what to look for, phrases between dots or commas.",

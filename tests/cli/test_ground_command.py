@@ -252,6 +252,12 @@ def test_labels_are_phrases(ground: Samcli) -> None:
     assert [m["category_id"] for m in record["annotations"]] == [1, 2, 1]
 
 
+def test_a_text_may_be_longer_than_a_file_name(ground: Samcli) -> None:
+    text = " . ".join(["lime", "yellow", "aqua", "red"] + [f"#0000{i:02x}" for i in range(60)])
+    (record,) = lines(ground("photos/both.png", text))
+    assert {mask["category_id"] for mask in record["annotations"]} == {4}
+
+
 @pytest.mark.parametrize(
     ("args", "code", "said"),
     [
@@ -275,6 +281,11 @@ def test_labels_are_phrases(ground: Samcli) -> None:
             ("photos/both.png", "a", "red", "thing"),
             2,
             f"a does not exist; a text of several words needs quotes, {shared.EXAMPLE}",
+        ),
+        (
+            ("photos/both.png", ""),
+            1,
+            "'' names nothing to look for; separate phrases by dots or commas: cat. red car",
         ),
         (("red",), 2, "no images; name files or folders, or a list of them with --files-from"),
         (("--labels", "red"), 2, "no images; name files or folders, or a list of them with --files-from"),

@@ -107,6 +107,7 @@ def test_separators_mean_the_same_and_spaces_do_not_separate(
     assert found == plain
 
 
+@pytest.mark.slow
 def test_several_devices_share_the_images(
     samcli: Samcli, photos: Path, random_detector: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
