@@ -47,6 +47,7 @@ class GroundingDino:
     def __init__(self, place: Place, model_type: str) -> None:
         """Load it. Raises SamcliError when its files are not sound, or transformers is missing."""
         self.name, self.sha256, self.images_per_call = place.name, place.sha256, place.images_per_call
+        self.thresholds = place.thresholds
         self._place = place
         self._network = load_network(place, NETWORKS[model_type])
         self._tokenizer = load_tokenizer(place, "BertTokenizer", TOKENIZER_FILES)

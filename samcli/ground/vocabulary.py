@@ -25,6 +25,7 @@ _IRREGULAR = {
 _PLURALS = (
     ("ies", "y"),
     ("sses", "ss"),
+    ("ses", "s"),
     ("ches", "ch"),
     ("shes", "sh"),
     ("xes", "x"),
