@@ -31,9 +31,10 @@ def train(
         ),
     ] = None,
     recipe: Annotated[
-        Literal["tiny", "salient"],
+        Literal["tiny", "salient", "detector"],
         typer.Option(
-            "--recipe", help="The embedded model's architecture, or what makes `cutout` find the thing."
+            "--recipe",
+            help="The embedded model's architecture, what makes `cutout` find the thing, or `ground` what words name.",
         ),
     ] = "tiny",
     images: Annotated[
@@ -57,7 +58,7 @@ def train(
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
-    """Train a small Sam, or the salient head of one; run it again to continue where it stopped.
+    """Train a small Sam, or a head of the embedded one; run it again to continue where it stopped.
 
     Use the weights with `-m DIR/model.safetensors`. Several processes: torchrun --nproc_per_node N -m
     samcli train ...
@@ -65,19 +66,19 @@ def train(
     import torch
 
     from samcli.predictor import find_device
+    from samcli.train import naming, salient
     from samcli.train.loop import TrainConfig
     from samcli.train.recipe import STAGES, scaled, train_tiny
-    from samcli.train.salient import CONFIG, train_salient
 
     if threads:
         torch.set_num_threads(threads)
     first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started: it alone reports
     report = Report(quiet=quiet or not first, json=json)
     folder = out or Path("runs") / recipe
-    stages = CONFIG.stages if recipe == "salient" else STAGES
+    usual = {"salient": salient.CONFIG, "detector": naming.CONFIG}.get(recipe, TrainConfig(STAGES))
     config = replace(
-        CONFIG if recipe == "salient" else TrainConfig(stages),
-        stages=scaled(images, stages) if images else stages,
+        usual,
+        stages=scaled(images, usual.stages) if images else usual.stages,
         seed=seed,
         workers=workers,
         bf16=dtype == "bf16",
@@ -85,7 +86,8 @@ def train(
     )
 
     def show(progress: Progress) -> None:
-        corrected = f", corrected {progress.iou_last:.3f}" if recipe == "tiny" else ""
+        what = {"tiny": "corrected", "detector": "above absent words"}.get(recipe)
+        corrected = f", {what} {progress.iou_last:.3f}" if what else ""
         report.note(
             f"step {progress.step}/{progress.steps}  {progress.side} px  loss {progress.loss:.3f}  "
             f"IoU {progress.iou_first:.3f}{corrected}  "
@@ -93,7 +95,9 @@ def train(
         )
 
     if recipe == "salient":
-        weights = train_salient(data, folder, config=config, report=show, note=report.note)
+        weights = salient.train_salient(data, folder, config=config, report=show, note=report.note)
+    elif recipe == "detector":
+        weights = naming.train_detector(data, folder, config=config, report=show, note=report.note)
     else:
         weights = train_tiny(data, folder, regions=regions, config=config, report=show, note=report.note)
     report.note(f"weights: {weights}")

@@ -477,8 +477,9 @@ def train_detector(
     rank, world, device = join_processes(config)
     if rank:
         dist.barrier()  # the first process prepares what the others then find
+    folders = unpack(data, out / "data")
     nouns = read_wordnet(wordnet)
-    packs, terms = read_names(unpack(data, out / "data"), nouns)
+    packs, terms = read_names(folders, nouns)
     vocabulary = make_vocabulary(out / "words.safetensors", terms, nouns)
     if world > 1 and not rank:
         dist.barrier()
