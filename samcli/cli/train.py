@@ -34,7 +34,7 @@ def train(
         Literal["tiny", "salient", "detector"],
         typer.Option(
             "--recipe",
-            help="The embedded model's architecture, what makes `cutout` find the thing, or `ground` what words name.",
+            help="The embedded model's architecture, or a head over it: for `cutout`, for `ground`.",
         ),
     ] = "tiny",
     images: Annotated[

@@ -247,6 +247,25 @@ class Asked(NamedTuple):
     category: Tensor
 
 
+def _rarity(photos: Sequence[NamedPhoto], terms: Terms) -> NDArray[np.float64]:
+    """(K,) how much more often than others things of a category should be seen.
+
+    It goes by how many things bear the commonest of the names, its own or another category's, that are true
+    of it: a hundred breeds of dogs are dogs.
+    """
+    things = np.zeros(len(terms.names))
+    for photo in photos:
+        for category in photo.categories:
+            things[category] += category >= 0
+    by_term = things @ terms.true
+    names = np.zeros(len(terms.words), bool)
+    for own in terms.names:
+        names[list(own)] = True
+    commonest = np.where(terms.true & names, by_term, 1).max(1)
+    rarity: NDArray[np.float64] = 1 / np.sqrt(np.maximum(commonest, 1))
+    return rarity
+
+
 class NamingDataset(Dataset[Asked]):
     """`length` single photos with words; sample i depends on (seed, i) alone."""
 
@@ -264,11 +283,7 @@ class NamingDataset(Dataset[Asked]):
         self.places = np.array([vocabulary.place(word) for word in terms.words])
         self.vocabulary_size = len(vocabulary.words)
         self.photos = [photo for pack in packs for photo in pack.photos]
-        counts = np.ones(len(terms.names))
-        for photo in self.photos:
-            for category in photo.categories:
-                counts[category] += category >= 0
-        rare = 1 / np.sqrt(counts)
+        rare = _rarity(self.photos, terms)
         chances, into, at = [], [], 0
         for pack in packs:
             # a photo without any name still shows what is not there
