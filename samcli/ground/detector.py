@@ -32,11 +32,11 @@ class Detected:
 @dataclass(frozen=True)
 class Thresholds:
     """box: least score of a box, `>`. text: least probability of a token that counts to a phrase, `>`; only
-    Grounding DINO has one.
+    Grounding DINO has one, None for the others.
     """
 
     box: float
-    text: float
+    text: float | None = None
 
 
 class Detector(Protocol):

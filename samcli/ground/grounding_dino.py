@@ -91,7 +91,7 @@ class GroundingDino:
         boxes = to_numpy(answer.pred_boxes, self._place)
         found = []
         for of_tokens, of_boxes in zip(probabilities, boxes, strict=True):
-            kept = decode(of_tokens, caption.spans, thresholds.box, thresholds.text)
+            kept = decode(of_tokens, caption.spans, thresholds.box, thresholds.text or 0.0)
             unit = (float(size[1]), float(size[0]))
             found.append(to_detected(of_boxes[kept.queries], unit, size, kept.scores, kept.phrases))
         return found
