@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
@@ -182,6 +183,8 @@ def ground(
     report = Report(quiet=quiet, json=json)
     images, text = split_arguments(arguments, labels)
     phrases = asked_for(text, labels)
+    if tile is None and overlap != GroundConfig.overlap:
+        raise UsageError("--overlap is that of tiles; it goes with --tile")
     config = GroundConfig(
         box_threshold, text_threshold, nms, class_agnostic, containment, max_detections, tile, overlap
     )
@@ -313,7 +316,7 @@ def find(report: Report, search: Search) -> int:
         return NOTHING_FOUND if empty else run.code
 
     alone = inputs is None or inputs.alone is not None
-    stream = _Stream(where, report, search.boxes_only, search.answers, alone)
+    stream = _Stream(where, report, search.flatten, search.boxes_only, search.answers, alone)
     total = 1 if inputs is None else inputs.check(lambda image: None)
     with report.progress(total, "image") as progress:
         items = [PIPED] if inputs is None else inputs
@@ -532,18 +535,19 @@ class _Stream:
     """The sink for everything but folders: lines, a table, one file, or one picture.
 
     answers: lines are those of predict. alone: there is one image, which fails without a line.
-    found: something was. failed: (name, reason) in order. kept, rows: lines of a file and rows of a table,
+    found: something was. failed: (name, reason) in order. kept, rows: lines of a file, or rows of a table,
     for `close`.
     """
 
     where: Target
     report: Report
+    flatten: Flatten
     boxes_only: bool
     answers: bool
     alone: bool
     found: bool = False
     failed: list[tuple[str, str]] = field(default_factory=list)
-    kept: list[dict[str, Any]] = field(default_factory=list)
+    kept: list[bytes] = field(default_factory=list)
     rows: list[tuple[str, ...]] = field(default_factory=list)
 
     def done(self, item: ImageFile, room: Room) -> bool:
@@ -552,21 +556,23 @@ class _Stream:
     def write(self, item: ImageFile, result: Masked | Boxes) -> dict[str, int]:
         if isinstance(result, Boxes):
             self.found |= bool(result.boxes)
-            self.rows += [(shown(item.path), *_box_row(box)) for box in result.boxes]
+            self._rows(item, map(_box_row, result.boxes))
             for box in result.boxes:
                 self._line(entry(item.relative, box))
             return {}
         record, pixels = result
         masks = record.annotations
         self.found |= any(mask.category for mask in masks)
-        self.rows += [(shown(item.path), *_mask_row(mask)) for mask in masks]
+        self._rows(item, map(_mask_row, masks))
         if self.where.kind == "json":
             write_record(self.where.path, record)
         elif self.where.kind == "png":
             size = record.height, record.width
             kind = self.where.format
             self.where.write(
-                one_picture(self.report, kind, masks, size, pixels, lambda: drawn(pixels, masks))
+                one_picture(
+                    self.report, kind, masks, size, pixels, lambda: drawn(pixels, masks), self.flatten
+                )
             )
         if self.answers:
             plain = [mask.to_json() for mask in masks]
@@ -584,18 +590,22 @@ class _Stream:
     def close(self, *, complete: bool) -> None:
         """Write what only the end of the run makes whole."""
         if self.where.kind == "table" and self.rows:
-            _print_table(self.rows, boxes=self.boxes_only)
+            _print_table(self.rows, boxes=self.boxes_only, several=not self.alone)
         elif self.where.kind == "jsonl" and complete:
-            write_bytes(self.where.path, b"".join(map(json_line, self.kept)))
+            write_bytes(self.where.path, b"".join(self.kept))
         elif self.where.kind == "json" and complete and self.boxes_only:
-            lines = (json_line(line).rstrip() for line in self.kept)
-            write_bytes(self.where.path, b"[" + b",\n ".join(lines) + b"]\n")
+            write_bytes(self.where.path, b"[" + b",\n ".join(map(bytes.rstrip, self.kept)) + b"]\n")
 
     def _line(self, line: dict[str, Any]) -> None:
+        data = json_line(line)
         if self.where.kind == "lines" or self.report.json:
-            write_stdout(json_line(line))
+            write_stdout(data)
         if self.where.kind == "jsonl" or (self.where.kind == "json" and self.boxes_only):
-            self.kept.append(line)
+            self.kept.append(data)
+
+    def _rows(self, item: ImageFile, rows: Iterable[tuple[str, ...]]) -> None:
+        if self.where.kind == "table":
+            self.rows += [(shown(item.path), *row) for row in rows]
 
 
 def _mask_row(mask: MaskRecord) -> tuple[str, ...]:
@@ -616,13 +626,13 @@ def _box_row(box: Detection) -> tuple[str, ...]:
     return (box.category or "", f"{box.score:.3f}", ", ".join(f"{v:g}" for v in box.numbers))
 
 
-def _print_table(rows: list[tuple[str, ...]], *, boxes: bool) -> None:
-    """What was found, for people: a row for each; the image's name only where there are several."""
+def _print_table(rows: list[tuple[str, ...]], *, boxes: bool, several: bool) -> None:
+    """What was found, for people: a row for each; the image's name only where there may be several."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    first = 0 if len({row[0] for row in rows}) > 1 else 1
+    first = 0 if several else 1
     columns = ("image", "what", "score", *(() if boxes else ("predicted IoU", "pixels")), "x, y, w, h")
     table = Table(*columns[first:])
     for row in rows:
