@@ -140,7 +140,7 @@ def test_no_phrases(detector: Owlv2) -> None:
 
 def test_spec(folder: Path) -> None:
     spec = detector_spec(str(folder))
-    assert (spec.kind, spec.box, spec.text) == ("owlv2", 0.1, 0.0)
+    assert (spec.kind, spec.box, spec.text) == ("owlv2", 0.1, None)
 
 
 def test_no_tokenizer(folder: Path, tmp_path: Path) -> None:
