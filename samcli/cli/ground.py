@@ -634,7 +634,9 @@ def _print_table(rows: list[tuple[str, ...]], *, boxes: bool, several: bool) -> 
 
     first = 0 if several else 1
     columns = ("image", "what", "score", *(() if boxes else ("predicted IoU", "pixels")), "x, y, w, h")
-    table = Table(*columns[first:])
+    table = Table()
+    for column in columns[first:]:
+        table.add_column(column, overflow="fold")  # not cut short: names are for the next command
     for row in rows:
         table.add_row(*map(Text, row[first:]))  # Text, for names may look like Rich's markup
     Console().print(table)

@@ -169,13 +169,18 @@ def test_json_is_a_summary_of_a_folder_and_records_of_a_file(ground: Samcli) -> 
     assert (code, err, len(json.loads(out)["annotations"])) == (0, "", 2)
 
 
-def test_a_table_on_a_terminal(ground: Samcli) -> None:
+def test_a_table_on_a_terminal(ground: Samcli, photos: Path) -> None:
     code, out, err = ground("photos/both.png", "red . blue", terminal=True)
     assert (code, err) == (0, "")
     assert [word in out for word in ("what", "score", "predicted IoU", "red", "blue", "0.920")] == [True] * 6
     assert "both.png" not in out
     for what in ("red", "blue"):  # in several images, and in one of several
         assert "photos/both.png" in ground("photos", what, terminal=True).out
+    long = photos / f"{'x' * 60}.png"
+    long.write_bytes((photos / "both.png").read_bytes())
+    table = ground("photos", "red", terminal=True).out
+    assert "…" not in table
+    assert table.count("x") > 2 * 60
     one = ground("photos/both.png", "red", "--json", terminal=True)
     assert json.loads(one.out)["image"]["file_name"] == "both.png"
     assert "predicted IoU" not in ground("photos/both.png", "red", "--boxes-only", terminal=True).out
