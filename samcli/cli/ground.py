@@ -247,6 +247,8 @@ class Search:
             raise UsageError("--masks-from makes no masks, so it goes without --embeddings")
         terminal = sys.stdout.isatty()
         if self.output not in (None, "-") and names_folder(str(self.output)):
+            if self.masks_from and self.masks_from.resolve() == Path(str(self.output)).resolve():
+                raise UsageError(f"--masks-from and -o are both {self.output}; write to another folder")
             return target(self.output, None, json=report.json, terminal=terminal)
         options.only_in_folders(self.overwrite, self.retry_failed, self.shard, self.ray, self.settings.device)
         kinds: dict[str, Format] = {"cutout": "cutout", "overlay": "overlay"}

@@ -395,6 +395,11 @@ def test_a_text_may_be_longer_than_a_file_name(ground: Samcli) -> None:
             "--masks-from makes no masks, so it goes without --embeddings",
         ),
         (("photos", "red", "--masks-from", "none"), 1, "none does not exist; check the path"),
+        (
+            ("photos", "red", "--masks-from", "photos", "-o", "photos/", "--overwrite"),
+            2,
+            "--masks-from and -o are both photos/; write to another folder",
+        ),
         (("photos", "red", "--box-threshold", "2"), 1, "box_threshold is 2; give a number from 0 to 1"),
         (("photos", "red", "--tile", "10"), 1, "tile is 10; give a number of at least 64"),
         (("photos", "red", "--overlap", "0.5"), 2, "--overlap is that of tiles; it goes with --tile"),
