@@ -202,7 +202,7 @@ def _facing(
 
 
 def _pieces(groups: Sequence[_Group], found: Detected, agnostic: bool) -> NDArray[np.bool_]:
-    """Which boxes were cut off and lie mostly in another one, not of the same tile: (N,). found: the groups."""
+    """Which boxes were cut off and lie mostly in one of another tile: (N,). found: those of the groups."""
     areas = _areas(found.boxes)
     whole = np.array([group.whole for group in groups], dtype=bool)
     pieces = np.zeros(len(groups), dtype=bool)
