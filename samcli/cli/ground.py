@@ -28,9 +28,9 @@ from samcli.cli.report import Report, UsageError, json_line, named, say_error, s
 from samcli.errors import SamcliError
 from samcli.formats.atomic import write_bytes
 from samcli.formats.boxes import Detection
-from samcli.formats.detections import entry, read_results_head, write_results
+from samcli.formats.detections import entry, write_results
 from samcli.formats.names import OutputPaths, names_folder
-from samcli.formats.record import Head, write_record
+from samcli.formats.record import Head, read_head, write_record
 from samcli.formats.select import Flatten
 from samcli.images import EVERYTHING, MAX_PIXELS, Chosen, ImageFile
 from samcli.records import InputFile, MaskRecord, Run
@@ -521,7 +521,7 @@ class _BoxSink(FolderSink[ImageFile, Boxes]):
         return paths.boxes
 
     def head(self, path: Path) -> Head | None:
-        return read_results_head(path)
+        return read_head(path, lines=True)
 
     def store(self, paths: OutputPaths, item: ImageFile, result: Boxes) -> dict[str, int]:
         write_results(paths.boxes, self.run(item), result.source, item.relative, result.boxes)
