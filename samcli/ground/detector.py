@@ -55,5 +55,5 @@ class Detector(Protocol):
         self, images: Sequence[NDArray[np.uint8]], phrases: Sequence[str], thresholds: Thresholds
     ) -> list[Detected]:
         """Boxes of all phrases in each image, (H, W, 3) uint8 RGB. Duplicates are left in: `ground.merge`
-        drops them. Raises SamcliError for a phrase that it cannot look for.
+        drops them. Raises StopError for a phrase that it cannot look for, in whatever image.
         """

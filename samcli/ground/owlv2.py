@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from samcli.errors import SamcliError
+from samcli.errors import StopError
 from samcli.ground.detector import Detected, Thresholds
 from samcli.ground.pretrained import (
     Place,
@@ -81,14 +81,14 @@ class Owlv2:
         return found
 
     def _tokens(self, phrases: Sequence[str]) -> dict[str, Tensor]:
-        """The network's text inputs, (P, T) each. Raises SamcliError for a phrase that does not fit."""
+        """The network's text inputs, (P, T) each. Raises StopError for a phrase that does not fit."""
         if not all(phrase.split() for phrase in phrases):
-            raise SamcliError(f"{self.name} cannot look for a phrase without words")
+            raise StopError(f"{self.name} cannot look for a phrase without words")
         texts = [query(phrase) for phrase in phrases]
         encoded: Any = self._tokenizer(texts, split_special_tokens=True)
         for phrase, ids in zip(phrases, encoded["input_ids"], strict=True):
             if len(ids) > self._most_tokens:
-                raise SamcliError(
+                raise StopError(
                     f'{self.name} cannot look for {phrase!r}: it has {len(ids)} tokens with "a photo of", '
                     f"at most {self._most_tokens} fit"
                 )
