@@ -66,18 +66,20 @@ class GroundConfig:
             if not low <= value <= high:  # false for NaN too
                 given = f"from {low:g} to {high:g}" if high < math.inf else f"of at least {low:g}"
                 raise SamcliError(f"{name} is {value:g}; give a number {given}")
-            if high == math.inf and value != int(value):
+            if high == math.inf and not float(value).is_integer():
                 raise SamcliError(f"{name} is {value:g}; give a whole number")
             # One type per field, so that 1 and 1.0 are recorded, and hashed, alike.
             object.__setattr__(self, name, int(value) if high == math.inf else float(value))
 
     def resolve(self, own: Thresholds) -> GroundConfig:
-        """With the detector's own thresholds where there are none."""
+        """With the detector's own thresholds where there are none. Raises as `thresholds`."""
         thresholds = self.thresholds(own)
         return replace(self, box_threshold=thresholds.box, text_threshold=thresholds.text)
 
     def thresholds(self, own: Thresholds) -> Thresholds:
-        """Those given, else the detector's own."""
+        """Those given, else the detector's own. Raises SamcliError for one that it does not have."""
+        if self.text_threshold is not None and own.text is None:
+            raise SamcliError("text_threshold is for Grounding DINO; this detector has none, so leave it out")
         return Thresholds(
             own.box if self.box_threshold is None else self.box_threshold,
             own.text if self.text_threshold is None else self.text_threshold,

@@ -120,6 +120,9 @@ def test_thresholds_are_the_detectors_unless_given(image: np.ndarray) -> None:
     assert boxes(few) == [RED, BLUE]
     assert GroundConfig(box_threshold=0.5).thresholds(Thresholds(0.3, 0.2)) == Thresholds(0.5, 0.2)
     assert GroundConfig(text_threshold=0).resolve(Thresholds(0.3, 0.2)) == GroundConfig(0.3, 0.0)
+    assert GroundConfig().resolve(Thresholds(0.3)) == GroundConfig(0.3)
+    with pytest.raises(SamcliError, match=r"^text_threshold is for Grounding DINO; this detector has none"):
+        GroundConfig(text_threshold=0.2).resolve(Thresholds(0.3))
 
 
 def test_the_options_reach_the_merging(image: np.ndarray) -> None:
@@ -171,6 +174,7 @@ def test_boxes_are_rounded_within_the_image(image: np.ndarray) -> None:
     [
         ({"box_threshold": 1.5}, "box_threshold is 1.5; give a number from 0 to 1"),
         ({"text_threshold": float("nan")}, "text_threshold is nan; give a number from 0 to 1"),
+        ({"tile": float("inf")}, "tile is inf; give a whole number"),
         ({"nms": -1}, "nms is -1; give a number from 0 to 1"),
         ({"tile": 10}, "tile is 10; give a number of at least 64"),
         ({"tile": 100.5}, "tile is 100.5; give a whole number"),

@@ -161,6 +161,10 @@ class TestNames:
             SamcliError, match=r"^checkpoint runs/x\.pt does not exist; give a file or a name: tiny, "
         ):
             weights.resolve("runs/x.pt")
+        with pytest.raises(SamcliError, match=r"^unknown model ''; known: tiny, "):
+            weights.resolve("")
+        with pytest.raises(SamcliError, match=r"^checkpoint ~nobody/x\.pt does not exist; "):
+            weights.resolve("~nobody/x.pt")
         with pytest.raises(
             SamcliError, match=r"is a folder; give a checkpoint file \(\.pth, \.pt, \.safetensors\) or a"
         ):
@@ -168,7 +172,7 @@ class TestNames:
         for call in (weights.pull, weights.verify, weights.path):
             with pytest.raises(SamcliError) as caught:
                 call("nope")
-            known = ", ".join(spec.name for spec in weights.all_specs())
+            known = ", ".join(dict.fromkeys(spec.name for spec in weights.all_specs()))
             assert str(caught.value) == f"unknown model 'nope'; known: {known}"
 
     def test_a_name_wins_over_a_file_of_that_name(

@@ -11,7 +11,7 @@ import typer
 from samcli.annotate import GroundConfig, detect, name_masks
 from samcli.automask import PRESETS, AutomaskConfig, AutomaskSettings, generate
 from samcli.cli import options
-from samcli.cli.detector import Grounding, asked_for
+from samcli.cli.detector import Grounding, asked_for, refuse_unused
 from samcli.cli.folder import run_images
 from samcli.cli.inputs import parse_pixels
 from samcli.cli.masking import MaskWork, Seen, one_by_one
@@ -181,8 +181,8 @@ def automask(
         finder = grounding.known(settings.workers())
         grounding.say(report, finder)
         names = grounding.described(finder)
-    elif box_threshold is not None or text_threshold is not None:
-        raise UsageError("--box-threshold and --text-threshold go with --text or --labels")
+    else:
+        refuse_unused(detector, box_threshold, text_threshold, needed="--text or --labels")
     known = settings.load(report)
     made_by = settings.run("automask", known, {**asdict(config.resolve(known.spec)), **names})
     kinds = {kind.value for kind in format_} | ({"overlay"} if overlay else set())

@@ -15,7 +15,7 @@ from samcli.cli.model import Workers
 from samcli.cli.report import Report, UsageError
 from samcli.ground.phrases import split_phrases
 from samcli.images import EXTENSIONS
-from samcli.weights import DEFAULT_DETECTOR, DETECTORS
+from samcli.weights import DEFAULT_DETECTOR, DETECTOR_VARIABLE, DETECTORS
 
 if TYPE_CHECKING:
     from samcli.ground.detector import Detector
@@ -61,6 +61,8 @@ class Grounding:
     def described(self, detector: Detector) -> dict[str, Any]:
         """What a record's configuration says: the detector, the phrases, and the resolved values."""
         values = asdict(self.config.resolve(detector.thresholds))
+        if values["text_threshold"] is None:
+            del values["text_threshold"]
         if self.config.tile is None:
             del values["overlap"]
         return {
@@ -72,7 +74,7 @@ class Grounding:
 
     @property
     def _name(self) -> str:
-        return self.detector or DEFAULT_DETECTOR
+        return DEFAULT_DETECTOR if self.detector is None else self.detector
 
 
 @lru_cache(maxsize=1)
@@ -95,6 +97,16 @@ def asked_for(text: str | None, labels: str | None) -> tuple[str, ...]:
     if len(phrases) < len(names):
         raise UsageError(f"--labels {labels!r} names one category twice")
     return phrases
+
+
+def refuse_unused(detector: str | None, *thresholds: float | None, needed: str) -> None:
+    """Refuse options of a detector where there is nothing to look for. needed: the options that say what.
+
+    What the environment names is no option. Raises UsageError.
+    """
+    named = detector not in (None, os.environ.get(DETECTOR_VARIABLE))
+    if named or any(threshold is not None for threshold in thresholds):
+        raise UsageError(f"--detector, --box-threshold and --text-threshold go with {needed}")
 
 
 def split_arguments(arguments: Sequence[str], labels: str | None) -> tuple[list[Path], str | None]:

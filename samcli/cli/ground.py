@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
@@ -27,9 +28,9 @@ from samcli.cli.report import Report, UsageError, json_line, named, say_error, s
 from samcli.errors import SamcliError
 from samcli.formats.atomic import write_bytes
 from samcli.formats.boxes import Detection
-from samcli.formats.detections import entry, read_results_head, write_results
+from samcli.formats.detections import entry, write_results
 from samcli.formats.names import OutputPaths, names_folder
-from samcli.formats.record import Head, write_record
+from samcli.formats.record import Head, read_head, write_record
 from samcli.formats.select import Flatten
 from samcli.images import EVERYTHING, MAX_PIXELS, Chosen, ImageFile
 from samcli.records import InputFile, MaskRecord, Run
@@ -182,6 +183,8 @@ def ground(
     report = Report(quiet=quiet, json=json)
     images, text = split_arguments(arguments, labels)
     phrases = asked_for(text, labels)
+    if tile is None and overlap != GroundConfig.overlap:
+        raise UsageError("--overlap is that of tiles; it goes with --tile")
     config = GroundConfig(
         box_threshold, text_threshold, nms, class_agnostic, containment, max_detections, tile, overlap
     )
@@ -244,6 +247,8 @@ class Search:
             raise UsageError("--masks-from makes no masks, so it goes without --embeddings")
         terminal = sys.stdout.isatty()
         if self.output not in (None, "-") and names_folder(str(self.output)):
+            if self.masks_from and self.masks_from.resolve() == Path(str(self.output)).resolve():
+                raise UsageError(f"--masks-from and -o are both {self.output}; write to another folder")
             return target(self.output, None, json=report.json, terminal=terminal)
         options.only_in_folders(self.overwrite, self.retry_failed, self.shard, self.ray, self.settings.device)
         kinds: dict[str, Format] = {"cutout": "cutout", "overlay": "overlay"}
@@ -313,7 +318,7 @@ def find(report: Report, search: Search) -> int:
         return NOTHING_FOUND if empty else run.code
 
     alone = inputs is None or inputs.alone is not None
-    stream = _Stream(where, report, search.boxes_only, search.answers, alone)
+    stream = _Stream(where, report, search.flatten, search.boxes_only, search.answers, alone)
     total = 1 if inputs is None else inputs.check(lambda image: None)
     with report.progress(total, "image") as progress:
         items = [PIPED] if inputs is None else inputs
@@ -516,7 +521,7 @@ class _BoxSink(FolderSink[ImageFile, Boxes]):
         return paths.boxes
 
     def head(self, path: Path) -> Head | None:
-        return read_results_head(path)
+        return read_head(path, lines=True)
 
     def store(self, paths: OutputPaths, item: ImageFile, result: Boxes) -> dict[str, int]:
         write_results(paths.boxes, self.run(item), result.source, item.relative, result.boxes)
@@ -532,18 +537,19 @@ class _Stream:
     """The sink for everything but folders: lines, a table, one file, or one picture.
 
     answers: lines are those of predict. alone: there is one image, which fails without a line.
-    found: something was. failed: (name, reason) in order. kept, rows: lines of a file and rows of a table,
+    found: something was. failed: (name, reason) in order. kept, rows: lines of a file, or rows of a table,
     for `close`.
     """
 
     where: Target
     report: Report
+    flatten: Flatten
     boxes_only: bool
     answers: bool
     alone: bool
     found: bool = False
     failed: list[tuple[str, str]] = field(default_factory=list)
-    kept: list[dict[str, Any]] = field(default_factory=list)
+    kept: list[bytes] = field(default_factory=list)
     rows: list[tuple[str, ...]] = field(default_factory=list)
 
     def done(self, item: ImageFile, room: Room) -> bool:
@@ -552,21 +558,23 @@ class _Stream:
     def write(self, item: ImageFile, result: Masked | Boxes) -> dict[str, int]:
         if isinstance(result, Boxes):
             self.found |= bool(result.boxes)
-            self.rows += [(shown(item.path), *_box_row(box)) for box in result.boxes]
+            self._rows(item, map(_box_row, result.boxes))
             for box in result.boxes:
                 self._line(entry(item.relative, box))
             return {}
         record, pixels = result
         masks = record.annotations
         self.found |= any(mask.category for mask in masks)
-        self.rows += [(shown(item.path), *_mask_row(mask)) for mask in masks]
+        self._rows(item, map(_mask_row, masks))
         if self.where.kind == "json":
             write_record(self.where.path, record)
         elif self.where.kind == "png":
             size = record.height, record.width
             kind = self.where.format
             self.where.write(
-                one_picture(self.report, kind, masks, size, pixels, lambda: drawn(pixels, masks))
+                one_picture(
+                    self.report, kind, masks, size, pixels, lambda: drawn(pixels, masks), self.flatten
+                )
             )
         if self.answers:
             plain = [mask.to_json() for mask in masks]
@@ -584,18 +592,22 @@ class _Stream:
     def close(self, *, complete: bool) -> None:
         """Write what only the end of the run makes whole."""
         if self.where.kind == "table" and self.rows:
-            _print_table(self.rows, boxes=self.boxes_only)
+            _print_table(self.rows, boxes=self.boxes_only, several=not self.alone)
         elif self.where.kind == "jsonl" and complete:
-            write_bytes(self.where.path, b"".join(map(json_line, self.kept)))
+            write_bytes(self.where.path, b"".join(self.kept))
         elif self.where.kind == "json" and complete and self.boxes_only:
-            lines = (json_line(line).rstrip() for line in self.kept)
-            write_bytes(self.where.path, b"[" + b",\n ".join(lines) + b"]\n")
+            write_bytes(self.where.path, b"[" + b",\n ".join(map(bytes.rstrip, self.kept)) + b"]\n")
 
     def _line(self, line: dict[str, Any]) -> None:
+        data = json_line(line)
         if self.where.kind == "lines" or self.report.json:
-            write_stdout(json_line(line))
+            write_stdout(data)
         if self.where.kind == "jsonl" or (self.where.kind == "json" and self.boxes_only):
-            self.kept.append(line)
+            self.kept.append(data)
+
+    def _rows(self, item: ImageFile, rows: Iterable[tuple[str, ...]]) -> None:
+        if self.where.kind == "table":
+            self.rows += [(shown(item.path), *row) for row in rows]
 
 
 def _mask_row(mask: MaskRecord) -> tuple[str, ...]:
@@ -616,15 +628,17 @@ def _box_row(box: Detection) -> tuple[str, ...]:
     return (box.category or "", f"{box.score:.3f}", ", ".join(f"{v:g}" for v in box.numbers))
 
 
-def _print_table(rows: list[tuple[str, ...]], *, boxes: bool) -> None:
-    """What was found, for people: a row for each; the image's name only where there are several."""
+def _print_table(rows: list[tuple[str, ...]], *, boxes: bool, several: bool) -> None:
+    """What was found, for people: a row for each; the image's name only where there may be several."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    first = 0 if len({row[0] for row in rows}) > 1 else 1
+    first = 0 if several else 1
     columns = ("image", "what", "score", *(() if boxes else ("predicted IoU", "pixels")), "x, y, w, h")
-    table = Table(*columns[first:])
+    table = Table()
+    for column in columns[first:]:
+        table.add_column(column, overflow="fold")  # not cut short: names are for the next command
     for row in rows:
         table.add_row(*map(Text, row[first:]))  # Text, for names may look like Rich's markup
     Console().print(table)

@@ -114,7 +114,7 @@ def _predictor(options: ModelOptions) -> Predictor:
     from samcli.predictor import load  # imports torch
 
     return load(
-        options.model or DEFAULT_MODEL,
+        DEFAULT_MODEL if options.model is None else options.model,
         device=options.device,
         dtype=options.dtype,
         threads=options.threads,

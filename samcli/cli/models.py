@@ -67,7 +67,8 @@ def verify(
 
     def one(spec: Spec) -> str:
         found = weights.verify(spec)
-        phrase = "part of samcli" if spec.packaged else phrases[found.against]
+        kind = "model" if isinstance(spec, weights.ModelSpec) else "detector"
+        phrase = f"the {kind}, part of samcli" if spec.packaged else phrases[found.against]
         return f"{spec.name}: sound, sha256 {found.sha256} ({phrase})"
 
     _each(_named(names) if names else [spec for spec in weights.all_specs() if weights.find(spec)], one)
@@ -78,7 +79,7 @@ def path(name: Annotated[str, typer.Argument(metavar="NAME", help="A name from `
     """Print where a checkpoint is installed: its file, or the folder of its files."""
     from samcli import weights
 
-    _each(_named([name]), lambda spec: str(weights.path(spec)))
+    write_stdout(f"{weights.path(name)}\n".encode())
 
 
 def _named(names: Iterable[str]) -> list[Spec]:

@@ -24,7 +24,7 @@ from samcli.formats.logits import save_logits
 from samcli.formats.names import OutputPaths, check_unique, image_id, names_folder
 from samcli.formats.png import cutout, encode_jpeg, encode_png
 from samcli.formats.record import read_record, write_record
-from samcli.formats.select import label_map
+from samcli.formats.select import Flatten, label_map
 from samcli.images import ImageFile
 from samcli.masks import decode_rle
 from samcli.records import ImageRecord, MaskRecord, Run
@@ -244,6 +244,7 @@ def one_picture(
     size: tuple[int, int],
     pixels: NDArray[np.uint8] | None,
     overlay: Callable[[], NDArray[np.uint8]],
+    flatten: Flatten = "area",
 ) -> bytes:
     """The PNG of all masks of an image of `size` (height, width); a note says how several become one."""
     count = len(masks)
@@ -256,7 +257,7 @@ def one_picture(
         return encode_png(cutout(pixels, [mask.segmentation for mask in masks]))
     if count > 1:
         report.note(f"note: {count} masks in one picture: an index map, 0 background, 1 the first mask")
-        return encode_png(label_map(masks, size, "area"))
+        return encode_png(label_map(masks, size, flatten))
     return encode_png(decode_rle(masks[0].segmentation) if masks else np.zeros(size, bool))
 
 

@@ -14,7 +14,7 @@ from samcli.annotate import GroundConfig
 from samcli.cli import options
 from samcli.cli.answers import Job, MakeWork, by_image, in_order
 from samcli.cli.boxes import BoxJobs, box_jobs, count_boxes
-from samcli.cli.detector import Grounding, asked_for
+from samcli.cli.detector import Grounding, asked_for, refuse_unused
 from samcli.cli.folder import run_folder
 from samcli.cli.ground import TERMINAL, Search, find
 from samcli.cli.inputs import Inputs, parse_pixels, parse_shard, stdin_pieces
@@ -168,8 +168,7 @@ def predict(
             ray=ray,
         )
         raise typer.Exit(find(report, search))
-    if box_threshold is not None or text_threshold is not None:
-        raise UsageError("--box-threshold and --text-threshold go with --text")
+    refuse_unused(detector, box_threshold, text_threshold, needed="--text")
     where = target(output, format_, json=json, terminal=sys.stdout.isatty())
     part = None if shard is None else parse_shard(shard)
     if boxes is not None:

@@ -14,7 +14,6 @@ from samcli.cli import options
 from samcli.cli.report import json_line, write_stdout
 from samcli.errors import SamcliError
 from samcli.formats.atomic import TEMPORARY
-from samcli.formats.detections import read_results_head
 from samcli.formats.embedding import read_embedding_head
 from samcli.formats.names import BOXES
 from samcli.formats.record import Head, read_error, read_head
@@ -64,7 +63,7 @@ class _Found:
             elif path.suffix == ".safetensors":
                 head = read_embedding_head(path)
             elif path.name.endswith(BOXES):
-                head = read_results_head(path)
+                head = read_head(path, lines=True)
             else:
                 return
         except SamcliError:

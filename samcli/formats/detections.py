@@ -10,7 +10,6 @@ from samcli.formats.atomic import write_bytes
 from samcli.formats.boxes import Detection
 from samcli.formats.files import json_bytes
 from samcli.formats.names import image_id
-from samcli.formats.record import Head, read_head
 from samcli.records import InputFile, Run
 
 
@@ -30,15 +29,11 @@ def entry(image: PurePosixPath, box: Detection) -> dict[str, Any]:
 def write_results(
     path: Path, run: Run, source: InputFile, image: PurePosixPath, boxes: Sequence[Detection]
 ) -> None:
-    """Write the boxes of an image as JSON Lines, after a line that says what made them of which file.
+    """Write the boxes of an image as JSON Lines, after a line that says what made them of which file, for
+    `samcli.formats.record.read_head`.
 
     Raises SamcliError when that fails.
     """
     given = {"path": source.path, "bytes": source.bytes, "sha256": source.sha256}
     lines = [{"samcli": {**run.to_json(), "input": given}}, *(entry(image, box) for box in boxes)]
     write_bytes(path, b"".join(json_bytes(line) + b"\n" for line in lines))
-
-
-def read_results_head(path: Path) -> Head | None:
-    """What made the boxes of an image; as `read_head`."""
-    return read_head(path, lines=True)

@@ -21,7 +21,7 @@ def recognise(place: Path) -> str:
         raise SamcliError(f"{place} does not exist; check the path")
     found = _folder(place) if place.is_dir() else _file(place)
     if found is None:
-        raise SamcliError(f"{place} is of no format that can be recognised; name it with --from")
+        raise SamcliError(f"{place} is of no format that can be recognised; name it with convert --from")
     return found
 
 

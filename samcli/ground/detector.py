@@ -32,11 +32,11 @@ class Detected:
 @dataclass(frozen=True)
 class Thresholds:
     """box: least score of a box, `>`. text: least probability of a token that counts to a phrase, `>`; only
-    Grounding DINO has one.
+    Grounding DINO has one, None for the others.
     """
 
     box: float
-    text: float
+    text: float | None = None
 
 
 class Detector(Protocol):
@@ -55,5 +55,5 @@ class Detector(Protocol):
         self, images: Sequence[NDArray[np.uint8]], phrases: Sequence[str], thresholds: Thresholds
     ) -> list[Detected]:
         """Boxes of all phrases in each image, (H, W, 3) uint8 RGB. Duplicates are left in: `ground.merge`
-        drops them. Raises SamcliError for a phrase that it cannot look for.
+        drops them. Raises StopError for a phrase that it cannot look for, in whatever image.
         """

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from samcli.errors import SamcliError
+from samcli.errors import SamcliError, StopError
 from samcli.ground.detector import Detected, Thresholds
 from samcli.ground.phrases import Caption, Frame, captions, decode
 from samcli.ground.pretrained import (
@@ -91,19 +91,19 @@ class GroundingDino:
         boxes = to_numpy(answer.pred_boxes, self._place)
         found = []
         for of_tokens, of_boxes in zip(probabilities, boxes, strict=True):
-            kept = decode(of_tokens, caption.spans, thresholds.box, thresholds.text)
+            kept = decode(of_tokens, caption.spans, thresholds.box, thresholds.text or 0.0)
             unit = (float(size[1]), float(size[0]))
             found.append(to_detected(of_boxes[kept.queries], unit, size, kept.scores, kept.phrases))
         return found
 
     def _tokens(self, phrase: str) -> list[int]:
-        """A phrase's token ids, without any that would end it. Raises SamcliError when it cannot be asked."""
+        """A phrase's token ids, without any that would end it. Raises StopError when it cannot be asked."""
         ids: Any = self._tokenizer(phrase.lower(), add_special_tokens=False, split_special_tokens=True)
         tokens = [token for token in ids["input_ids"] if token not in (*FRAME, QUESTION_MARK)]
         if all(token == self._tokenizer.unk_token_id for token in tokens):
-            raise SamcliError(f"{self.name} cannot read {phrase!r}; its words are English")
+            raise StopError(f"{self.name} cannot read {phrase!r}; its words are English")
         if len(tokens) > self._most_tokens - 3:
-            raise SamcliError(
+            raise StopError(
                 f"{self.name} cannot look for {phrase[:40] + '...'!r}: it has {len(tokens)} tokens, "
                 f"at most {self._most_tokens - 3} fit"
             )

@@ -66,8 +66,8 @@ def load_detector(detector: str, *, device: torch.device | str, dtype: str = "fp
     """Load a detector, from local files only.
 
     detector: as in `detector_spec`. device: as torch names it. dtype: fp32, bf16 or fp16, of the network.
-    Raises SamcliError for what is unknown or does not fit, or when transformers is needed and not there;
-    WeightsError with the command that gets them when its files are missing or damaged.
+    Raises SamcliError for what is unknown, does not fit or does not go together, or when transformers is
+    needed and not there; WeightsError with the command that gets them when its files are missing or damaged.
     """
     target = resolve_detector(detector)
     if isinstance(target, DetectorSpec):
@@ -81,6 +81,8 @@ def load_detector(detector: str, *, device: torch.device | str, dtype: str = "fp
 
     if dtype not in DTYPES:
         raise SamcliError(f"unknown dtype {dtype!r}; known: {', '.join(DTYPES)}")
+    if dtype == "fp16" and torch.device(device).type == "cpu":
+        raise SamcliError("dtype fp16 needs a GPU; use bf16 or fp32 on the CPU")
     own = Thresholds(spec.box, spec.text)
     if spec.kind == "tiny":
         from samcli.ground.tiny import load_tiny

@@ -124,13 +124,13 @@ def join(
         _Group(box, float(score), int(phrase), frozenset(), True)
         for box, score, phrase in zip(whole.boxes, whole.scores, whole.phrases, strict=True)
     ]
-    kept = [group for i, group in enumerate(groups) if group.whole or not _is_piece(i, groups, agnostic)]
-    kept.sort(key=lambda group: -group.score)
-    return Detected(
-        np.array([group.box for group in kept]).reshape(-1, 4),
-        np.array([group.score for group in kept], dtype=np.float64),
-        np.array([group.phrase for group in kept], dtype=np.int64),
+    groups.sort(key=lambda group: -group.score)
+    found = Detected(
+        np.array([group.box for group in groups]).reshape(-1, 4),
+        np.array([group.score for group in groups], dtype=np.float64),
+        np.array([group.phrase for group in groups], dtype=np.int64),
     )
+    return found[~_pieces(groups, found, agnostic)]
 
 
 def _groups(
@@ -153,8 +153,9 @@ def _groups(
 
     pairs: list[tuple[float, float, int, int]] = []
     for i in range(len(boxes)):
-        after = np.arange(i + 1, len(boxes))
-        after = after[of_tile[after] != of_tile[i]]
+        rest = grown[i + 1 :]
+        touching = (rest[:, :2] < grown[i, 2:]) & (rest[:, 2:] > grown[i, :2])
+        after = i + 1 + np.flatnonzero(touching.all(axis=1) & (of_tile[i + 1 :] != of_tile[i]))
         if not agnostic:
             after = after[phrases[after] == phrases[i]]
         shared = _clipped(frames[after], frames[i])
@@ -200,17 +201,18 @@ def _facing(
     return np.asarray(facing.any(axis=1))
 
 
-def _is_piece(index: int, groups: Sequence[_Group], agnostic: bool) -> bool:
-    """Whether another box holds most of one that was cut off; one of the same tile does not count."""
-    piece = groups[index]
-    area = _areas(piece.box[None])[0]
-    for i, other in enumerate(groups):
-        if i == index or (other.phrase != piece.phrase and not agnostic) or other.tiles & piece.tiles:
-            continue
-        inside = _common(piece.box[None], other.box[None])[0] >= PIECE * area
-        if inside and (other.whole or _areas(other.box[None])[0] > area):
-            return True
-    return False
+def _pieces(groups: Sequence[_Group], found: Detected, agnostic: bool) -> NDArray[np.bool_]:
+    """Which boxes were cut off and lie mostly in one of another tile: (N,). found: those of the groups."""
+    areas = _areas(found.boxes)
+    whole = np.array([group.whole for group in groups], dtype=bool)
+    pieces = np.zeros(len(groups), dtype=bool)
+    for i in np.flatnonzero(~whole).tolist():
+        holds = _common(found.boxes, found.boxes[i]) >= PIECE * areas[i]
+        holds &= whole | (areas > areas[i])
+        if not agnostic:
+            holds &= found.phrases == found.phrases[i]
+        pieces[i] = any(not groups[k].tiles & groups[i].tiles for k in np.flatnonzero(holds).tolist())
+    return pieces
 
 
 # Boxes

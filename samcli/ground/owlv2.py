@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from samcli.errors import SamcliError
+from samcli.errors import StopError
 from samcli.ground.detector import Detected, Thresholds
 from samcli.ground.pretrained import (
     Place,
@@ -81,14 +81,14 @@ class Owlv2:
         return found
 
     def _tokens(self, phrases: Sequence[str]) -> dict[str, Tensor]:
-        """The network's text inputs, (P, T) each. Raises SamcliError for a phrase that does not fit."""
+        """The network's text inputs, (P, T) each. Raises StopError for a phrase that does not fit."""
         if not all(phrase.split() for phrase in phrases):
-            raise SamcliError(f"{self.name} cannot look for a phrase without words")
+            raise StopError(f"{self.name} cannot look for a phrase without words")
         texts = [query(phrase) for phrase in phrases]
         encoded: Any = self._tokenizer(texts, split_special_tokens=True)
         for phrase, ids in zip(phrases, encoded["input_ids"], strict=True):
             if len(ids) > self._most_tokens:
-                raise SamcliError(
+                raise StopError(
                     f'{self.name} cannot look for {phrase!r}: it has {len(ids)} tokens with "a photo of", '
                     f"at most {self._most_tokens} fit"
                 )
@@ -113,11 +113,17 @@ def squared(image: NDArray[np.uint8], side: int) -> NDArray[np.float32]:
     """An image (H, W, 3) padded below and right with black to a square, at `side` pixels, values 0 to 1.
 
     As the reference resizes: blurred by a Gaussian of (scale - 1) / 2 when made smaller, then interpolated
-    linearly; mirrored at the edges.
+    linearly; mirrored at the edges. One colour after the other: a photo of 100 megapixels takes a third of
+    some gigabytes.
     """
-    long = max(image.shape[:2])
-    padded = np.zeros((long, long, 3), np.float32)
-    np.divide(image, 255, out=padded[: image.shape[0], : image.shape[1]], dtype=np.float32)
+    return np.stack([_squared(image[..., colour], side) for colour in range(3)], axis=2)
+
+
+def _squared(values: NDArray[np.uint8], side: int) -> NDArray[np.float32]:
+    """One colour, (H, W) to (side, side)."""
+    long = max(values.shape)
+    padded = np.zeros((long, long), np.float32)
+    np.divide(values, 255, out=padded[: values.shape[0], : values.shape[1]], dtype=np.float32)
     scale = long / side
     sigma = (scale - 1) / 2
     radius = int(4 * sigma + 0.5)
@@ -126,11 +132,12 @@ def squared(image: NDArray[np.uint8], side: int) -> NDArray[np.float32]:
         padded = cv2.GaussianBlur(padded, kernel, sigma, borderType=cv2.BORDER_REFLECT_101)
     at = (np.arange(side) + 0.5) * scale - 0.5
     first = np.floor(at).astype(np.int64)
-    share = (at - first).astype(np.float32)[:, None, None]
+    share = (at - first).astype(np.float32)[:, None]
     low, high = (np.clip(_mirrored(i, long), 0, long - 1) for i in (first, first + 1))
     rows = padded[low] * (1 - share) + padded[high] * share
-    columns = rows.swapaxes(0, 1)
-    return np.ascontiguousarray((columns[low] * (1 - share) + columns[high] * share).swapaxes(0, 1))
+    columns = rows.T
+    found: NDArray[np.float32] = (columns[low] * (1 - share) + columns[high] * share).T
+    return found
 
 
 def _mirrored(index: NDArray[np.int64], size: int) -> NDArray[np.int64]:

@@ -24,8 +24,10 @@ def split_phrases(text: str) -> tuple[str, ...]:
     """The phrases of a text, as the user wrote them, each once whatever its case, in their order.
 
     Dots, commas, semicolons, question marks and new lines separate; spaces do not: "a dog, red car." is
-    "a dog" and "red car". Raises SamcliError when the text names nothing.
+    "a dog" and "red car". Raises SamcliError when the text names nothing, or is no text.
     """
+    if any("\ud800" <= character <= "\udfff" for character in text):  # bytes of a command line that are none
+        raise SamcliError(f"{text!r} is not UTF-8 text; write it so")
     phrases: dict[str, str] = {}
     for piece in _BETWEEN.split(text):
         phrase = " ".join(piece.split())

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from samcli.errors import SamcliError
+from samcli.errors import SamcliError, WeightsError
 
 ANY_WORD = "grounding-dino-tiny"  # the detector to name where this one's words end
 NEAREST = 3  # words named to who asked for an unknown one
@@ -74,7 +74,7 @@ class Vocabulary:
 
 @cache
 def read_vocabulary(path: Path) -> Vocabulary:
-    """Read a file that `write_vocabulary` wrote. Raises SamcliError when it is missing or damaged."""
+    """Read a file that `write_vocabulary` wrote. Raises WeightsError when it is missing or damaged."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
@@ -83,7 +83,7 @@ def read_vocabulary(path: Path) -> Vocabulary:
         words = tuple(content["words"].tobytes().decode().split("\n"))
         return Vocabulary(words, content["vectors"])
     except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise SamcliError(f"{path} is missing or damaged ({error}); reinstall samcli") from error
+        raise WeightsError(f"{path} is missing or damaged ({error}); reinstall samcli") from error
 
 
 def write_vocabulary(path: Path, vocabulary: Vocabulary) -> None:

@@ -9,7 +9,6 @@ rounded to 8 bits. Only training needs the encoder.
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -191,12 +190,3 @@ def reduce(vectors: Tensor, dimensions: int = DIMENSIONS) -> NDArray[np.int8]:
     reduced = centred @ (axes * flip[:, None])[:dimensions].T
     rounded: NDArray[np.int8] = (F.normalize(reduced, dim=1) * 127).round().to(torch.int8).numpy()
     return rounded
-
-
-def training_names(packs: Iterable[Path]) -> set[str]:
-    """All names of categories in the folders' COCO files, and their synonyms."""
-    names: set[str] = set()
-    for folder in packs:
-        for category in json.loads((folder / "annotations.json").read_text())["categories"]:
-            names |= {category["name"], *category.get("synonyms", ())}
-    return {name.lower() for name in names - {"salient object"}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,7 +83,7 @@ class DetectorSpec:
     licence: str
     summary: str
     box: float
-    text: float = 0.0
+    text: float | None = None
     packaged: bool = False
 
     @property
@@ -255,7 +256,7 @@ def resolve(model: str) -> ModelSpec | Path:
         return MODELS[model]
     if model in DETECTORS:
         raise SamcliError(f"{model} is a detector, it draws no masks; known models: {', '.join(MODELS)}")
-    file, names = Path(model).expanduser(), ", ".join(MODELS)
+    file, names = _given(model), ", ".join(MODELS)
     if file.is_file():
         return file
     if file.is_dir():
@@ -271,7 +272,7 @@ def resolve_detector(detector: str) -> DetectorSpec | Path:
     """What `--detector` means: a name of the table, else an existing folder. Raises SamcliError."""
     if detector in DETECTORS:
         return DETECTORS[detector]
-    folder, names = Path(detector).expanduser(), ", ".join(DETECTORS)
+    folder, names = _given(detector), ", ".join(DETECTORS)
     if folder.is_dir():
         return folder
     if folder.exists():
@@ -279,6 +280,11 @@ def resolve_detector(detector: str) -> DetectorSpec | Path:
     if len(folder.parts) > 1:
         raise SamcliError(f"detector {detector} does not exist; give its folder or a name: {names}")
     raise SamcliError(f"unknown detector {detector!r}; known: {names}; or give a detector's folder")
+
+
+def _given(name: str) -> Path:
+    """The path that a name may be; nothing is there for an empty one, nor in the home of an unknown user."""
+    return Path(os.path.expanduser(name) or "\0")  # noqa: PTH111 - pathlib's raises
 
 
 def format_size(count: int) -> str:

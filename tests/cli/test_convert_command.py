@@ -174,7 +174,7 @@ def test_what_is_no_format(samcli, tmp_path):
     for name in ("notes.txt", "empty"):
         place = tmp_path / name
         assert samcli("convert", place, "--to", "coco", "-o", tmp_path / "a.json") == (
-            1, "", f"error: {place} is of no format that can be recognised; name it with --from\n",
+            1, "", f"error: {place} is of no format that can be recognised; name it with convert --from\n",
         )  # fmt: skip
     gone = tmp_path / "gone"
     assert samcli("convert", gone, "--to", "coco", "-o", tmp_path / "a.json") == (

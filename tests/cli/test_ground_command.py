@@ -17,6 +17,7 @@ from PIL import Image
 from samcli.cli import detector as shared
 from samcli.formats.record import read_record
 from samcli.ground import load
+from samcli.ground.detector import Thresholds
 from samcli.masks import decode_rle
 from samcli.predictor import Predictor
 from samcli.records import MaskRecord
@@ -168,12 +169,18 @@ def test_json_is_a_summary_of_a_folder_and_records_of_a_file(ground: Samcli) -> 
     assert (code, err, len(json.loads(out)["annotations"])) == (0, "", 2)
 
 
-def test_a_table_on_a_terminal(ground: Samcli) -> None:
+def test_a_table_on_a_terminal(ground: Samcli, photos: Path) -> None:
     code, out, err = ground("photos/both.png", "red . blue", terminal=True)
     assert (code, err) == (0, "")
     assert [word in out for word in ("what", "score", "predicted IoU", "red", "blue", "0.920")] == [True] * 6
     assert "both.png" not in out
-    assert "photos/both.png" in ground("photos", "red", terminal=True).out
+    for what in ("red", "blue"):  # in several images, and in one of several
+        assert "photos/both.png" in ground("photos", what, terminal=True).out
+    long = photos / f"{'x' * 60}.png"
+    long.write_bytes((photos / "both.png").read_bytes())
+    table = ground("photos", "red", terminal=True).out
+    assert "…" not in table
+    assert table.count("x") > 2 * 60
     one = ground("photos/both.png", "red", "--json", terminal=True)
     assert json.loads(one.out)["image"]["file_name"] == "both.png"
     assert "predicted IoU" not in ground("photos/both.png", "red", "--boxes-only", terminal=True).out
@@ -205,6 +212,20 @@ def test_pictures_through_pipes(ground: Samcli, photos: Path) -> None:
     assert set(np.unique(np.asarray(opened(index)))) == {0, 1, 2, 3}
     overlay = ground("-", "red . blue", "-o", "-", "--overlay", stdin=data)
     assert (overlay.err, opened(overlay).size) == ("", (200, 120))
+
+
+def test_what_lies_on_top_in_an_index_map(ground: Samcli, photos: Path) -> None:
+    nested = picture((120, 200), [("red", (10, 10, 110, 110)), ("blue", (30, 30, 80, 80))])
+    Image.fromarray(nested).save(photos / "nested.png")
+    maps = {}
+    for flatten in ("area", "score", "order"):
+        assert ground("photos/nested.png", "red . blue", "-o", "out", "--overwrite", "--format", "labelmap",
+                      "--flatten", flatten, "-q").code == 0  # fmt: skip
+        beside = np.asarray(Image.open("out/nested.labelmap.png"))
+        alone = ground("photos/nested.png", "red . blue", "-o", "-", "--flatten", flatten, "-q")
+        np.testing.assert_array_equal(np.asarray(opened(alone)), beside)
+        maps[flatten] = alone.raw
+    assert len(set(maps.values())) > 1
 
 
 def test_nothing_found_is_an_empty_picture_and_a_note(ground: Samcli) -> None:
@@ -374,8 +395,14 @@ def test_a_text_may_be_longer_than_a_file_name(ground: Samcli) -> None:
             "--masks-from makes no masks, so it goes without --embeddings",
         ),
         (("photos", "red", "--masks-from", "none"), 1, "none does not exist; check the path"),
+        (
+            ("photos", "red", "--masks-from", "photos", "-o", "photos/", "--overwrite"),
+            2,
+            "--masks-from and -o are both photos/; write to another folder",
+        ),
         (("photos", "red", "--box-threshold", "2"), 1, "box_threshold is 2; give a number from 0 to 1"),
         (("photos", "red", "--tile", "10"), 1, "tile is 10; give a number of at least 64"),
+        (("photos", "red", "--overlap", "0.5"), 2, "--overlap is that of tiles; it goes with --tile"),
         (
             ("photos", "red", "--shard", "9/2", "-o", "out"),
             2,
@@ -456,6 +483,15 @@ def test_what_the_configuration_says_of_tiles(ground: Samcli) -> None:
     (record,) = lines(ground("photos/both.png", "red", "--tile", "100", "--overlap", "0.3"))
     config = record["samcli"]["config"]
     assert (config["tile"], config["overlap"]) == (100, 0.3)
+
+
+def test_a_detector_without_a_text_threshold(ground: Samcli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ColourDetector, "thresholds", Thresholds(0.3))
+    (record,) = lines(ground("photos/both.png", "red"))
+    assert "text_threshold" not in record["samcli"]["config"]
+    said = "error: text_threshold is for Grounding DINO; this detector has none, so leave it out\n"
+    for options in ((), ("--boxes-only",), ("-o", "out")):
+        assert ground("photos/both.png", "red", "--text-threshold", "0.2", *options) == (1, "", said)
 
 
 def test_another_configuration_is_refused(ground: Samcli) -> None:
@@ -776,11 +812,19 @@ def test_a_text_goes_with_no_other_prompt(
     )
 
 
-def test_thresholds_need_a_text(samcli: Samcli, photos: Path) -> None:
+def test_a_detector_needs_a_text(samcli: Samcli, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for command, end in (("predict", "--text"), ("automask", "--text or --labels")):
-        place = ("--point", "1,1") if command == "predict" else ("-o", "out")
-        result = samcli(command, "photos/both.png", *place, "--box-threshold", "0.5", "-m", "tiny")
-        assert result == (2, "", f"error: --box-threshold and --text-threshold go with {end}\n")
+        place = ("--point", "1,1") if command == "predict" else ("-o", "out", *FEW)
+        plain = (command, "photos/both.png", *place, "-m", "tiny")
+        for option in (("--box-threshold", "0.5"), ("--text-threshold", "0.5"), ("--detector", "owlv2")):
+            assert samcli(*plain, *option) == (
+                2,
+                "",
+                f"error: --detector, --box-threshold and --text-threshold go with {end}\n",
+            )
+        with monkeypatch.context() as patch:
+            patch.setenv("SAMCLI_DETECTOR", "owlv2")
+            assert samcli(*plain).code == 0
 
 
 def test_everything_with_names(ground: Samcli, samcli: Samcli, made: Path) -> None:

@@ -107,6 +107,33 @@ def test_separators_mean_the_same_and_spaces_do_not_separate(
     assert found == plain
 
 
+@pytest.mark.parametrize("kind", ["grounding-dino", "owlv2"])
+def test_a_phrase_that_cannot_be_asked_for_ends_the_run(
+    samcli: Samcli, photos: Path, random_detector: Callable[[str], Path], kind: str
+) -> None:
+    """It is no fault of the images."""
+    shared._detector.cache_clear()
+    said = {"grounding-dino": "cannot read '猫'", "owlv2": "cannot look for"}[kind]
+    phrase = {"grounding-dino": "猫", "owlv2": "q" * 200}[kind]
+    for options in ((), ("-o", "out"), ("--boxes-only", "-o", "boxes"), ("-o", "found.jsonl")):
+        result = samcli(
+            "ground",
+            photos,
+            f"cat, {phrase}",
+            "--detector",
+            random_detector(kind),
+            "-m",
+            "tiny",
+            *options,
+            "-q",
+        )
+        assert (result.code, result.out) == (1, "")
+        assert result.err.startswith("error: ")
+        assert said in result.err
+        assert result.err.count("\n") == 1
+    assert sorted(path.name for path in Path().rglob("*") if path.is_file()) == ["cup.jpg", "who.jpg"]
+
+
 @pytest.mark.slow
 def test_several_devices_share_the_images(
     samcli: Samcli, photos: Path, random_detector: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch

@@ -110,6 +110,14 @@ def test_pull_then_path_and_verify(samcli: Samcli, home: Path, demo: str) -> Non
     assert sound in out
 
 
+def test_a_model_and_a_detector_of_one_name(samcli: Samcli) -> None:
+    assert samcli("models", "path", "tiny") == (0, f"{weights.path('tiny')}\n", "")
+    if weights.find(weights.DETECTORS["tiny"]):
+        rows = samcli("models", "verify", "tiny").out.splitlines()
+        ends = [row.rpartition(" (")[2] for row in rows]
+        assert ends == ["the model, part of samcli)", "the detector, part of samcli)"]
+
+
 def test_verify_names_the_damage_and_the_remedy(samcli: Samcli, home: Path, demo: str) -> None:
     samcli("models", "pull", "demo")
     file = home / "weights" / "demo.pth"

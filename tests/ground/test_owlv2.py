@@ -98,9 +98,8 @@ def test_thresholds_only_leave_out(detector: Owlv2) -> None:
     assert len(none) == 0
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
-def test_dtypes(folder: Path, detector: Owlv2, dtype: str) -> None:
-    half = load_detector(str(folder), device="cpu", dtype=dtype)
+def test_half_precision(folder: Path, detector: Owlv2) -> None:
+    half = load_detector(str(folder), device="cpu", dtype="bf16")
     (found,), (exact,) = (one.detect([picture(96, 96)], PHRASES, ALL) for one in (half, detector))
     assert found.scores[:5] == pytest.approx(exact.scores[:5], abs=0.03)
 
@@ -141,7 +140,7 @@ def test_no_phrases(detector: Owlv2) -> None:
 
 def test_spec(folder: Path) -> None:
     spec = detector_spec(str(folder))
-    assert (spec.kind, spec.box, spec.text) == ("owlv2", 0.1, 0.0)
+    assert (spec.kind, spec.box, spec.text) == ("owlv2", 0.1, None)
 
 
 def test_no_tokenizer(folder: Path, tmp_path: Path) -> None:

@@ -36,6 +36,12 @@ def test_split(text: str, phrases: tuple[str, ...]) -> None:
     assert split_phrases(text) == phrases
 
 
+def test_bytes_that_are_no_text() -> None:
+    with pytest.raises(SamcliError) as caught:
+        split_phrases("a cat, caf\udce9")
+    assert str(caught.value) == r"'a cat, caf\udce9' is not UTF-8 text; write it so"
+
+
 @pytest.mark.parametrize("text", ["", " ", ".", " ., \n;?"])
 def test_a_text_that_names_nothing(text: str) -> None:
     with pytest.raises(SamcliError) as caught:

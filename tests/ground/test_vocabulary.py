@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from samcli.errors import SamcliError
+from samcli.errors import SamcliError, WeightsError
 from samcli.ground.vocabulary import Vocabulary, read_vocabulary, write_vocabulary
 
 WORDS = (
@@ -82,5 +82,5 @@ def test_a_damaged_file_is_told(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "words.safetensors"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(SamcliError, match=r"words\.safetensors is missing or damaged .*; reinstall samcli"):
+    with pytest.raises(WeightsError, match=r"words\.safetensors is missing or damaged .*; reinstall samcli"):
         read_vocabulary(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,6 @@ from samcli.train.words import (
     described,
     read_wordnet,
     reduce,
-    training_names,
 )
 
 # Four numbers lead each line of the database: offset, lexicographer file, part of speech, count of words.
@@ -126,13 +124,3 @@ def test_the_encoder_is_bert_with_a_mean(tmp_path: Path) -> None:
     with torch.no_grad():
         theirs = torch.stack([bert(torch.tensor([ids])).last_hidden_state[0].mean(0) for ids in encoded])
     assert torch.allclose(ours, torch.nn.functional.normalize(theirs, dim=1), atol=1e-5)
-
-
-def test_names_of_training_data(tmp_path: Path) -> None:
-    categories = [
-        {"id": 1, "name": "salient object"},
-        {"id": 2, "name": "Granny Smith", "synonyms": ["Granny Smith", "green apple"]},
-        {"id": 3, "name": "cat"},
-    ]
-    (tmp_path / "annotations.json").write_text(json.dumps({"categories": categories}))
-    assert training_names([tmp_path]) == {"granny smith", "green apple", "cat"}
