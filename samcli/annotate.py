@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from samcli.errors import SamcliError
 from samcli.ground.detector import Detected, Detector, Thresholds
 from samcli.ground.merge import join, tidy, tiles
+from samcli.images import check_pixels
 from samcli.masks import decode_window
 from samcli.records import Box, MaskRecord, Prompt
 
@@ -117,8 +118,13 @@ def detect(
     """What phrases name in each of some images, (H, W, 3) uint8 RGB, as boxes without duplicates, best first.
 
     Images and tiles go through the detector together, `images_per_call` at a time. Boxes are rounded to
-    hundredths of a pixel, so that they are the same when they are written and read again.
+    hundredths of a pixel, so that they are the same when they are written and read again. Raises SamcliError
+    for arrays that are no such images, and for phrases that are none or that the detector cannot look for.
     """
+    if isinstance(phrases, str):  # a sequence of letters, to Python
+        raise SamcliError(f"phrases is the text {phrases!r}; give a list of phrases")
+    for image in images:
+        check_pixels(image)
     config = config or GroundConfig()
     thresholds = config.thresholds(detector.thresholds)
     layouts = [

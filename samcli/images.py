@@ -137,6 +137,14 @@ def load(
     return _upright(_rgb(image, name), image)
 
 
+def check_pixels(image: NDArray[np.uint8]) -> None:
+    """Raise SamcliError unless an array is (H, W, 3) uint8, and not empty."""
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
+        raise SamcliError(
+            f"an image array is {image.shape} {image.dtype}; give (height, width, 3) uint8, RGB"
+        )
+
+
 def size_of(path: Path) -> tuple[int, int]:
     """(height, width) of an image as `load` gives it, from its header. Raises SamcliError."""
     try:

@@ -28,6 +28,7 @@ from samcli.errors import SamcliError, SamcliNote
 from samcli.formats.atomic import write_bytes
 from samcli.formats.embedding import stable
 from samcli.geometry import resized_size, to_model_frame
+from samcli.images import check_pixels
 from samcli.masks import MASK_THRESHOLD, encode_rle, mask_bbox, mask_to_box, stability_score
 from samcli.models.prompt_encoder import BOTTOM_RIGHT, PADDING, TOP_LEFT
 from samcli.models.sam import ImageFeatures, Sam
@@ -230,9 +231,7 @@ class Predictor:
         digests = image_sha256 or [None] * len(images)
         sizes: list[tuple[int, int]] = []
         for image in images:
-            if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
-                given = f"{image.shape} {image.dtype}"
-                raise SamcliError(f"an image array is {given}; give (height, width, 3) uint8, RGB")
+            check_pixels(image)
             sizes.append(image.shape[:2])
 
         def encode(start: int, stop: int) -> list[ImageFeatures]:

@@ -110,6 +110,15 @@ def test_what_the_detector_does_not_know_is_said(predictor: Predictor, image: np
         ground(predictor, ColourDetector(), image, ("dog",))
 
 
+def test_what_are_no_images_or_phrases_is_said(predictor: Predictor, image: np.ndarray) -> None:
+    with pytest.raises(SamcliError, match=r"^phrases is the text 'red'; give a list of phrases$"):
+        ground(predictor, ColourDetector(), image, "red")
+    with pytest.raises(SamcliError, match=r"^an image array is \(120, 200, 3\) float64; give \(height"):
+        ground(predictor, ColourDetector(), image / 255, PHRASES)
+    with pytest.raises(SamcliError, match=r"^an image array is \(120, 200\) uint8; give \(height"):
+        detect(ColourDetector(), [image[..., 0]], PHRASES)
+
+
 # Detecting
 
 
