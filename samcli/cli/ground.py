@@ -332,7 +332,8 @@ def find(report: Report, search: Search) -> int:
     if tally.stopped:
         say_error(tally.stopped[1])
     elif not stream.found and len(stream.failed) < tally.seen:
-        what = ", ".join(search.grounding.phrases)
+        phrases = search.grounding.phrases
+        what = ", ".join(phrases) if len(phrases) <= 5 else f"any of {len(phrases)} phrases"
         report.note(f"note: nothing found for: {what}; a lower --box-threshold finds more")
     if search.fail_empty and not (tally.exit_code or stream.found):
         return NOTHING_FOUND

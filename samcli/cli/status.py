@@ -16,7 +16,7 @@ from samcli.errors import SamcliError
 from samcli.formats.atomic import TEMPORARY
 from samcli.formats.embedding import read_embedding_head
 from samcli.formats.names import BOXES
-from samcli.formats.record import Head, read_error, read_head
+from samcli.formats.record import Head, brief, read_error, read_head
 from samcli.records import Run
 
 
@@ -107,7 +107,7 @@ class _Found:
             failed = f", {counts['failed']} failed" if counts["failed"] else ""
             yield f"{run.command} with {run.model}: {counts['done']} done{failed}"
             values = {name: value for name, value in run.config.items() if name != "prompts"}
-            yield "  " + ", ".join(f"{name} {_short(value)}" for name, value in values.items())
+            yield "  " + ", ".join(f"{name} {brief(value)}" for name, value in values.items())
         if not self.runs:
             yield "nothing done"
         for failure in self.failed:
@@ -135,7 +135,3 @@ def _files(folder: Path) -> Iterator[Path]:
             yield path
         else:
             yield from _files(path)
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -137,9 +137,15 @@ def difference(old: Run, new: Run) -> str:
     return "made with " + "; ".join(values[:3]) + (f" and {len(values) - 3} more" if len(values) > 3 else "")
 
 
-def _value(run: Run, name: str) -> str:
-    value = run.config.get(name, "unset")
+def brief(value: Any) -> str:
+    """A configuration's value for people: of a long list no more than its beginning."""
+    if isinstance(value, list) and len(value) > 5:
+        return f"[{', '.join(map(repr, value[:3]))}, ... {len(value)} in all]"
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _value(run: Run, name: str) -> str:
+    return brief(run.config.get(name, "unset"))
 
 
 def _head(data: Any, reason: str) -> Head | None:

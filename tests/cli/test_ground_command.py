@@ -511,6 +511,20 @@ def test_another_configuration_is_refused(ground: Samcli) -> None:
     assert names("out/both.json") == ["blue"]
 
 
+def test_of_many_phrases_only_some_are_said(ground: Samcli, samcli: Samcli) -> None:
+    colours = [f"#0000{i:02x}" for i in range(60)]
+    Path("labels.txt").write_text("\n".join(colours))
+    result = ground("photos/grey.png", "--labels", "@labels.txt", "-o", "a.jsonl")
+    note = "note: nothing found for: any of 60 phrases; a lower --box-threshold finds more\n"
+    assert result == (0, "", note)
+    assert ground("photos", "--labels", "@labels.txt", "-o", "out", "-q").code == 0
+    assert ground("photos", "red", "-o", "out").err.startswith(
+        "error: out/both.json was made with phrases ['#000000', '#000001', '#000002', ... 60 in all], not "
+        "['red']; "
+    )
+    assert "phrases ['#000000', '#000001', '#000002', ... 60 in all], " in samcli("status", "out").out
+
+
 # Batches
 
 

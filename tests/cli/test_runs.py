@@ -1060,7 +1060,7 @@ def holding(automask: Samcli, embed: Samcli, photos: Path) -> dict[str, Any]:
 
 
 def test_status(samcli: Samcli, holding: dict[str, Any]) -> None:
-    values = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in holding.items())
+    values = ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in holding.items())
     assert values.startswith("points_per_side 2, ")
     assert values.endswith(", dtype fp32")
     assert samcli("status", "out") == (
