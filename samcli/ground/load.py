@@ -57,9 +57,7 @@ def check_phrases(detector: str, phrases: Sequence[str]) -> None:
     """
     spec = detector_spec(detector)
     if spec.kind == "tiny":
-        vocabulary = read_vocabulary(installed(spec).path / WORDS_FILE)
-        for phrase in phrases:
-            vocabulary.place(phrase)
+        read_vocabulary(installed(spec).path / WORDS_FILE).check(phrases)
 
 
 def load_detector(detector: str, *, device: torch.device | str, dtype: str = "fp32") -> Detector:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from samcli.errors import SamcliError, WeightsError
 
 ANY_WORD = "grounding-dino-tiny"  # the detector to name where this one's words end
 NEAREST = 3  # words named to who asked for an unknown one
+LISTED = 20  # unknown words told at once
 ALIKE = 0.75  # difflib's ratio, from which a word may be what was meant
 
+_REMEDY = f"for any word: samcli models pull {ANY_WORD}, and --detector {ANY_WORD}"
 _ARTICLE = re.compile(r"^(?:an?|the|some|any)\s+")
 _IRREGULAR = {
     "people": "person", "men": "man", "women": "woman", "children": "child", "feet": "foot", "teeth": "tooth",
@@ -65,11 +68,19 @@ class Vocabulary:
         place = self.find(phrase)
         if place is None:
             near = ", ".join(self.nearest(phrase)) or "none"
-            raise SamcliError(
-                f"{phrase!r} is not in the embedded vocabulary; nearest: {near}; for any word: "
-                f"samcli models pull {ANY_WORD}, and --detector {ANY_WORD}"
-            )
+            raise SamcliError(f"{phrase!r} is not in the embedded vocabulary; nearest: {near}; {_REMEDY}")
         return place
+
+    def check(self, phrases: Sequence[str]) -> None:
+        """Raise SamcliError, naming them, for unknown phrases; as `place` for one."""
+        unknown = [phrase for phrase in phrases if self.find(phrase) is None]
+        if len(unknown) > 1:
+            listed = ", ".join(map(repr, unknown[:LISTED])) + ", ..." * (len(unknown) > LISTED)
+            raise SamcliError(
+                f"{len(unknown)} phrases are not in the embedded vocabulary: {listed}; {_REMEDY}"
+            )
+        for phrase in unknown:
+            self.place(phrase)
 
 
 @cache

@@ -68,6 +68,20 @@ def test_an_unknown_word_is_told_with_what_is_near(vocabulary: Vocabulary) -> No
         vocabulary.place("qwertz")
 
 
+def test_unknown_words_are_told_together(vocabulary: Vocabulary) -> None:
+    vocabulary.check(["a cat", "people"])
+    with pytest.raises(SamcliError, match=r"^'dog' is not in the embedded vocabulary; nearest: "):
+        vocabulary.check(["cat", "dog"])
+    with pytest.raises(SamcliError) as said:
+        vocabulary.check(["cat", "dog", "bus", "zebra"])
+    assert str(said.value) == (
+        "2 phrases are not in the embedded vocabulary: 'dog', 'zebra'; for any word: "
+        "samcli models pull grounding-dino-tiny, and --detector grounding-dino-tiny"
+    )
+    with pytest.raises(SamcliError, match=r"^30 phrases are .*: 'q0', .*, 'q19', \.\.\.; for any word"):
+        vocabulary.check([f"q{i}" for i in range(30)])
+
+
 def test_a_file_holds_it(vocabulary: Vocabulary, tmp_path: Path) -> None:
     path = tmp_path / "words.safetensors"
     write_vocabulary(path, vocabulary)
