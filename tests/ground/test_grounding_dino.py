@@ -203,9 +203,22 @@ def test_a_phrase_that_is_too_long(detector: GroundingDino) -> None:
     )
 
 
-def test_half_precision(kind: str, detector: GroundingDino, random_detector: Folders) -> None:
+@pytest.mark.parametrize(
+    ("device", "dtype"),
+    [
+        ("cpu", "bf16"),
+        pytest.param(
+            "cuda",
+            "fp16",
+            marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+        ),
+    ],
+)
+def test_half_precision(
+    kind: str, detector: GroundingDino, random_detector: Folders, device: str, dtype: str
+) -> None:
     image = picture(90, 130)
-    half = load_detector(str(random_detector(kind)), device="cpu", dtype="bf16")
+    half = load_detector(str(random_detector(kind)), device=device, dtype=dtype)
     (found,), (exact,) = (one.detect([image], PHRASES, ALL) for one in (half, detector))
     assert len(found) == len(exact)
     assert np.median(np.abs(found.scores - exact.scores)) < 0.05

@@ -98,8 +98,19 @@ def test_thresholds_only_leave_out(detector: Owlv2) -> None:
     assert len(none) == 0
 
 
-def test_half_precision(folder: Path, detector: Owlv2) -> None:
-    half = load_detector(str(folder), device="cpu", dtype="bf16")
+@pytest.mark.parametrize(
+    ("device", "dtype"),
+    [
+        ("cpu", "bf16"),
+        pytest.param(
+            "cuda",
+            "fp16",
+            marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+        ),
+    ],
+)
+def test_half_precision(folder: Path, detector: Owlv2, device: str, dtype: str) -> None:
+    half = load_detector(str(folder), device=device, dtype=dtype)
     (found,), (exact,) = (one.detect([picture(96, 96)], PHRASES, ALL) for one in (half, detector))
     assert found.scores[:5] == pytest.approx(exact.scores[:5], abs=0.03)
 
