@@ -79,21 +79,25 @@ def load_detector(detector: str, *, device: torch.device | str, dtype: str = "fp
 
     if dtype not in DTYPES:
         raise SamcliError(f"unknown dtype {dtype!r}; known: {', '.join(DTYPES)}")
-    if dtype == "fp16" and torch.device(device).type == "cpu":
+    try:
+        where = torch.device(device)
+    except RuntimeError as error:
+        raise SamcliError(f"unknown device {device!r}; known: cpu, mps, cuda, cuda:N") from error
+    if dtype == "fp16" and where.type == "cpu":
         raise SamcliError("dtype fp16 needs a GPU; use bf16 or fp32 on the CPU")
     own = Thresholds(spec.box, spec.text)
     if spec.kind == "tiny":
         from samcli.ground.tiny import load_tiny
 
-        return load_tiny(place, sha256, own, device=torch.device(device), dtype=DTYPES[dtype])
-    where = Place(spec.name, sha256, place, torch.device(device), DTYPES[dtype], own)
+        return load_tiny(place, sha256, own, device=where, dtype=DTYPES[dtype])
+    origin = Place(spec.name, sha256, place, where, DTYPES[dtype], own)
     if spec.kind == "grounding-dino":
         from samcli.ground.grounding_dino import GroundingDino
 
-        return GroundingDino(where, _model_type(place))
+        return GroundingDino(origin, _model_type(place))
     from samcli.ground.owlv2 import Owlv2
 
-    return Owlv2(where)
+    return Owlv2(origin)
 
 
 def _spec_of_folder(folder: Path) -> DetectorSpec:

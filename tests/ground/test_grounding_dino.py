@@ -458,6 +458,8 @@ class TestLoading:
     def test_unknown_dtype(self, copy: Path) -> None:
         with pytest.raises(SamcliError, match=r"^unknown dtype 'int8'; known: fp32, bf16, fp16$"):
             load_detector(str(copy), device="cpu", dtype="int8")
+        with pytest.raises(SamcliError, match=r"^unknown device 'auto'; known: cpu, mps, cuda, cuda:N$"):
+            load_detector(str(copy), device="auto")
         with pytest.raises(SamcliError, match=r"^dtype fp16 needs a GPU; use bf16 or fp32 on the CPU$"):
             load_detector(str(copy), device="cpu", dtype="fp16")
 
