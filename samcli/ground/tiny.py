@@ -35,6 +35,7 @@ LEAST_LIKE = -4.0  # logit of a cell's likeness to the word, for a click
 CLICK_WEIGHT = 0.6  # of the scores of clicks beside those of the word's mask
 WHOLE_PICTURE = 0.95  # share of the picture that a thing does not exceed
 DUPLICATE = 0.8  # IoU of boxes of one word, of which the better one stays
+PIECE = 0.8  # share of a box that lies in a better one of the word, from which on it is a piece of that
 SMALL_PART = 0.1  # of the largest part of a mask; smaller ones are crumbs
 LEAST_PART = 12  # pixels of the head's input
 STRIDE, LOGIT_STRIDE = 16, 4
@@ -115,6 +116,7 @@ class TinyDetector:
                 found, sure = np.concatenate([found, clicked]), np.concatenate([sure, likely])
                 kept = np.flatnonzero(sure > least)
                 kept = kept[nms(found[kept], sure[kept], DUPLICATE)]
+                kept = kept[_whole(found[kept])]
                 boxes.append(found[kept])
                 scores.append(sure[kept])
                 phrases.append(np.full(len(kept), start + i))
@@ -168,6 +170,20 @@ def _only(meanings: Meanings, i: int) -> Meanings:
         features.stage8[i : i + 1],
     )
     return Meanings(meanings.cells[i : i + 1], one)
+
+
+def _whole(boxes: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which of some boxes (N, 4), best first, do not lie within better ones, as pieces of a thing do."""
+    kept: list[int] = []
+    for i, box in enumerate(boxes):
+        better = boxes[kept]
+        sides = np.minimum(better[:, 2:], box[2:]) - np.maximum(better[:, :2], box[:2])
+        common = np.maximum(sides, 0).prod(axis=1)
+        if not (common > PIECE * (box[2:] - box[:2]).prod()).any():
+            kept.append(i)
+    whole = np.zeros(len(boxes), bool)
+    whole[kept] = True
+    return whole
 
 
 def _parts(
