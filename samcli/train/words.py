@@ -31,7 +31,15 @@ DIMENSIONS = 64
 SEEN = {4, 5, 6, 8, 13, 17, 18, 19, 20, 25, 27}
 """Lexicographer files of what can be in a photo: acts (for sports), animals, artifacts, body, food, objects,
 persons, phenomena, plants, shapes, substances."""
-SEEN_FIRST = {5, 6, 8, 13, 17, 18, 20}  # these alone bring in words; the others only sense
+SEEN_FIRST = {5, 6, 8, 13, 17, 20}  # these alone bring in words; the others only sense
+PERSON = 18  # the lexicographer file of persons
+PERSONS = {
+    "adult", "athlete", "baby", "ballerina", "boxer", "boy", "bride", "child", "clown", "cowboy", "crowd",
+    "cyclist", "dancer", "diver", "firefighter", "girl", "goalkeeper", "groom", "human", "infant", "jockey",
+    "kid", "lady", "man", "passenger", "pedestrian", "player", "rider", "runner", "skateboarder", "skater",
+    "skier", "soldier", "surfer", "swimmer", "teenager", "toddler", "woman",
+}  # fmt: skip
+"""Words for persons that a photo can bear out. Who somebody is, believes or has done cannot be seen."""
 INSULTS = ("offensive", "disparag", "slur", "obscene", "vulgar", "derogat", "insult")  # in a gloss
 _LAYERS, _HEADS, _EPS = 6, 12, 1e-12  # of MiniLM
 
@@ -106,9 +114,13 @@ def choose_words(nouns: dict[str, list[Noun]], wanted: Iterable[str], count: int
 
     def common(word: str) -> float:
         senses = nouns[word]
-        if not senses or not any(sense.file in SEEN_FIRST for sense in senses[:4]) or len(word) < 2:
+        first = SEEN_FIRST | ({PERSON} if word in PERSONS else set())
+        if not any(sense.file in first for sense in senses[:4]) or len(word) < 2:
             return 0.0
         seen = sum(1 + sense.uses for sense in senses if sense.file in SEEN)
+        persons = sum(1 + sense.uses for sense in senses if sense.file == PERSON)
+        if persons > seen / 3 and word not in PERSONS:
+            return 0.0
         share = seen / sum(1 + sense.uses for sense in senses)
         frequency: float = zipf_frequency(word, "en") - word.count(" ") - word.count("-")
         return frequency * (0.5 + 0.5 * share) if share > 0.2 else 0.0

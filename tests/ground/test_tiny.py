@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from samcli import images, weights
 from samcli.errors import SamcliError, WeightsError
 from samcli.ground.detector import Detected, Thresholds
 from samcli.ground.load import check_phrases, detector_spec, load_detector
-from samcli.ground.tiny import SIDE, TinyDetector, _parts
+from samcli.ground.tiny import SIDE, TinyDetector, _parts, _whole
 from samcli.weights import files
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -181,15 +182,24 @@ class TestParts:
         assert np.allclose(boxes, [[16, 16, 64, 40]], atol=2)
 
 
-def test_several_things_of_a_word_are_found_by_clicks(tiny: TinyDetector) -> None:
-    """Four drawn cats: the mask of all may run them together, clicks tell them apart."""
-    cat = images.load(EXAMPLES / "animals" / "cat.jpg")
+def test_clicks_tell_things_of_a_word_apart(
+    tiny: TinyDetector, cat: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four cats: the mask of all runs them together."""
+    monkeypatch.setattr(import_module("samcli.ground.tiny"), "PIECE", 1.0)
     tiles = np.concatenate([np.concatenate([cat, cat[:, ::-1]], 1)] * 2, 0)
     (found,) = tiny.detect([tiles], ["cat"], Thresholds(0.05))
     height, width = tiles.shape[:2]
-    middles = (found.boxes[:, :2] + found.boxes[:, 2:]) / 2
-    quarters = {(bool(x > width / 2), bool(y > height / 2)) for x, y in middles}
-    assert len(quarters) == 4
+    small = found.boxes[(found.boxes[:, 2:] - found.boxes[:, :2]).prod(1) < 0.4 * height * width]
+    middles = (small[:, :2] + small[:, 2:]) / 2
+    assert len({(bool(x > width / 2), bool(y > height / 2)) for x, y in middles}) == 4
+
+
+def test_pieces_of_a_better_box_go() -> None:
+    whole, piece, half_out = [10, 10, 60, 60], [20, 20, 40, 40], [40, 40, 90, 60]
+    assert _whole(np.array([whole, piece, half_out], float)).tolist() == [True, False, True]
+    assert _whole(np.array([piece, whole], float)).tolist() == [True, True]  # the better one stays
+    assert _whole(np.zeros((0, 4))).tolist() == []
 
 
 def test_the_input_is_the_models(tiny: TinyDetector, cat: np.ndarray) -> None:
