@@ -106,6 +106,8 @@ OTHERS = {
     "--size",
     "--without",
     "--second",
+    "--salient",
+    "--proposals",
 }
 """Options of other programs that the documents use."""
 
