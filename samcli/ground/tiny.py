@@ -29,8 +29,9 @@ from samcli.models.small import SmallEncoder
 from samcli.models.words import Meanings, WordHead
 
 SIDE = 384  # pixels; of the input. Found better on dev photos than the 256 and 320 that were trained at
-WORDS_AT_ONCE = 32  # decoded together
+WORDS_AT_ONCE = 8  # decoded together; on a CPU 2 to 32 were slower
 CLICKS = 12  # of a word, at most
+WORTH_CLICKS = 0.05  # score of a word's mask, above which clicks are worth their time
 LEAST_LIKE = -4.0  # logit of a cell's likeness to the word, for a click
 CLICK_WEIGHT = 0.6  # of the scores of clicks beside those of the word's mask
 WHOLE_PICTURE = 0.95  # share of the picture that a thing does not exceed
@@ -112,8 +113,9 @@ class TinyDetector:
             )
             for i, certain in enumerate(score.sigmoid().tolist()):
                 found, sure = _parts(logits[i], shown, certain)
-                clicked, likely = self._clicked(meanings, alike[i], shown)
-                found, sure = np.concatenate([found, clicked]), np.concatenate([sure, likely])
+                if certain > WORTH_CLICKS:
+                    clicked, likely = self._clicked(meanings, alike[i], shown, least)
+                    found, sure = np.concatenate([found, clicked]), np.concatenate([sure, likely])
                 kept = np.flatnonzero(sure > least)
                 kept = kept[nms(found[kept], sure[kept], DUPLICATE)]
                 kept = kept[_whole(found[kept])]
@@ -127,15 +129,18 @@ class TinyDetector:
         return Detected(all_boxes[order], all_scores[order], np.concatenate(phrases)[order])
 
     def _clicked(
-        self, meanings: Meanings, alike: Tensor, shown: tuple[int, int]
+        self, meanings: Meanings, alike: Tensor, shown: tuple[int, int], least: float
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Boxes (N, 4) in the input and scores (N,) of tiny's masks for clicks where a word is likest.
 
-        alike: (h, w) logits of the cells. shown: (height, width) of the input without its padding.
+        alike: (h, w) logits of the cells. shown: (height, width) of the input without its padding. Where no
+        mask can score more than `least`, tiny is not asked.
         """
         cells = -(-shown[0] // STRIDE), -(-shown[1] // STRIDE)
         inside = torch.full_like(alike, -math.inf)
         inside[: cells[0], : cells[1]] = alike[: cells[0], : cells[1]]
+        if CLICK_WEIGHT * float(inside.max().sigmoid().sqrt()) <= least:
+            return np.zeros((0, 4)), np.zeros(0)
         peaks = inside == F.max_pool2d(inside[None], 3, stride=1, padding=1)[0]
         places = torch.nonzero(peaks & (inside > LEAST_LIKE))
         places = places[inside[places[:, 0], places[:, 1]].argsort(descending=True, stable=True)[:CLICKS]]
