@@ -115,9 +115,8 @@ def proposals() -> tuple[Prepare, float]:
 
     import samcli
     from samcli.automask import AutomaskConfig, generate
-    from samcli.ground.tiny import TinyDetector
+    from samcli.ground.tiny import SIDE, TinyDetector
     from samcli.masks import decode_rle, mask_nms
-    from samcli.models.words import WORD_SIDE
 
     predictor, found_by = samcli.load(), samcli.load_detector("tiny", device="cpu")
     assert isinstance(found_by, TinyDetector)
@@ -127,9 +126,9 @@ def proposals() -> tuple[Prepare, float]:
     @torch.inference_mode()
     def prepare(photo: np.ndarray) -> Ask:
         masks = [mask for mask in generate(predictor, photo, config) if mask.area]
-        cells = head.look(found_by._encoder.stages(found_by._input(photo))).cells[0]
+        cells = head.look(found_by._sam.image_encoder.stages(found_by._input(photo))).cells[0]
         rles = [mask.segmentation for mask in masks]
-        shares = torch.stack([share(decode_rle(rle), WORD_SIDE) for rle in rles]) if masks else None
+        shares = torch.stack([share(decode_rle(rle), SIDE) for rle in rles]) if masks else None
         quality = np.array([mask.predicted_iou for mask in masks])
 
         @torch.inference_mode()
