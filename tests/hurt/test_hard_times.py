@@ -84,7 +84,9 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def records(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*.json") if not path.name.endswith(".error.json")]
+    """The records so far; `Path.rglob` stumbles over folders that go away while a run works there."""
+    files = (Path(place, name) for place, _, names in os.walk(folder) for name in names)
+    return [path for path in files if path.suffix == ".json" and not path.name.endswith(".error.json")]
 
 
 def wait_for_a_record(out: Path, process: subprocess.Popen[str]) -> None:
