@@ -17,6 +17,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from types import NoneType
 from typing import Any, TypedDict, TypeGuard
 
 import numpy as np
@@ -28,6 +29,7 @@ SCHEMA = 1
 MAX_SIZE = 2**30
 """Pixels of the largest image that masks may be of: its lengths of runs fit pycocotools, its bits memory."""
 
+_PHASH = re.compile("[0-9a-f]{16}")
 _COUNTS = re.compile("(?:[P-o]{0,6}[0-O])*")  # numbers of five bits a character, all but the last from P to o
 
 
@@ -186,6 +188,47 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Tag:
+    """A word for an image, and how sure the tagger is of it, 0 to 1."""
+
+    word: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Notes:
+    """What `annotate` found out about an image besides masks.
+
+    caption: a sentence, from taggers that say one. tags: best first. phash: the perceptual hash of
+    `samcli.images.perceptual_hash`, 16 hexadecimal digits.
+    """
+
+    caption: str | None = None
+    tags: tuple[Tag, ...] = ()
+    phash: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Members of a record's image, those that are there."""
+        found: dict[str, Any] = {} if self.caption is None else {"caption": self.caption}
+        if self.tags:
+            found["tags"] = [{"word": tag.word, "score": tag.score} for tag in self.tags]
+        return found if self.phash is None else {**found, "phash": self.phash}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Notes:
+        """Take out of `data`, a record's image, what `to_json` put there. Raises ValueError, TypeError."""
+        caption, phash = data.pop("caption", None), data.pop("phash", None)
+        tags = tuple(Tag(**tag) for tag in data.pop("tags", ()))
+        if not all(isinstance(tag.word, str) and _are([tag.score], (int, float), 1) for tag in tags):
+            raise ValueError("a tag is no word with a score")
+        if not isinstance(caption, (str, NoneType)):
+            raise ValueError(f"the caption is no text: {caption!r}")
+        if phash is not None and not (isinstance(phash, str) and _PHASH.fullmatch(phash)):
+            raise ValueError(f"phash is not 16 hexadecimal digits: {phash!r}")
+        return cls(caption, tags, phash)
+
+
+@dataclass(frozen=True)
 class ImageRecord:
     """All masks of one image with their provenance: the canonical record file.
 
@@ -199,6 +242,7 @@ class ImageRecord:
     height: int
     file_name: str
     annotations: tuple[MaskRecord, ...] = field(default=())
+    notes: Notes = Notes()
 
     def to_json(self) -> dict[str, Any]:
         """The record's JSON object, keys in the contract's order (design: `The record`)."""
@@ -213,6 +257,7 @@ class ImageRecord:
                 "width": self.width,
                 "height": self.height,
                 "file_name": self.file_name,
+                **self.notes.to_json(),
             },
             "annotations": [mask.to_json() for mask in self.annotations],
         }
@@ -233,7 +278,9 @@ class ImageRecord:
                 source = InputFile(**head.pop("input"))
                 run = Run(**head)
             masks = tuple(MaskRecord.from_json(m) for m in data["annotations"])
-            record = cls(run, source, annotations=masks, **data["image"])
+            image = dict(data["image"])
+            notes = Notes.from_json(image)
+            record = cls(run, source, annotations=masks, notes=notes, **image)
             check_size(record.height, record.width)
             if type(record.image_id) is not int or not isinstance(record.file_name, str):
                 raise SamcliError("not a samcli record: image_id is no number, or file_name no text")

@@ -17,7 +17,7 @@ PACKAGE = Path(samcli.__file__).parent
 CHAIN = (
     {"__main__"},
     {"cli"},
-    {"annotate", "automask", "batch", "cutout", "train", "evaluate", "export", "review"},
+    {"annotate", "automask", "batch", "cutout", "dataset", "train", "evaluate", "export", "review"},
     {"predictor", "ground"},
     {"weights"},
     {"models"},
@@ -36,7 +36,7 @@ NEVER = {
     "ground": {"automask", "cli", "predictor"},
 }
 
-TORCH_FREE = {"records", "images", "formats", "viz", "batch", "masks", "geometry", "errors"}
+TORCH_FREE = {"dataset", "records", "images", "formats", "viz", "batch", "masks", "geometry", "errors"}
 FOR_PEOPLE = {"typer", "rich", "tqdm"}
 NETWORK = {"socket", "ssl", "http", "urllib", "urllib3", "requests", "httpx", "aiohttp", "huggingface_hub"}
 FILES = {"os", "io", "pathlib", "shutil", "tempfile", "safetensors", "json", "pickle", "PIL", "cv2"}
