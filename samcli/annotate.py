@@ -1,6 +1,7 @@
-"""From words to masks: a detector finds boxes for phrases, the predictor cuts them out (Grounded SAM).
+"""From words to masks: a detector finds boxes for phrases, the predictor cuts them out (Grounded SAM); a tagger
+may say the phrases.
 
-The one place where detectors and the predictor meet.
+The one place where taggers, detectors and the predictor meet.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +17,11 @@ from numpy.typing import NDArray
 from samcli.errors import SamcliError
 from samcli.ground.detector import Detected, Detector, Thresholds
 from samcli.ground.merge import join, tidy, tiles
-from samcli.images import check_pixels
+from samcli.ground.phrases import split_phrases
+from samcli.ground.tagger import Tagged, Tagger
+from samcli.images import check_pixels, perceptual_hash
 from samcli.masks import decode_window
-from samcli.records import Box, MaskRecord, Prompt
+from samcli.records import Box, MaskRecord, Notes, Prompt
 
 if TYPE_CHECKING:
     from samcli.predictor import Embedding, Predictor
@@ -149,6 +152,51 @@ def detect(
             whole = join(parts, _tidied(whole, config), size, agnostic=config.class_agnostic)
         found.append(_rounded(_tidied(whole, config, config.max_detections), size))
     return found
+
+
+class Labelled(NamedTuple):
+    """What words say of one image: the words asked for, and the boxes of these."""
+
+    phrases: tuple[str, ...]
+    found: Detected
+    notes: Notes
+
+
+def label(
+    tagger: Tagger | None,
+    detector: Detector,
+    images: Sequence[NDArray[np.uint8]],
+    labels: Sequence[str] = (),
+    config: GroundConfig | None = None,
+) -> list[Labelled]:
+    """What is in each of some images, (H, W, 3) uint8 RGB: the tagger says words, the detector finds them.
+
+    labels: what to look for in every image when tagger is None. Words that the detector does not know are
+    noted, not looked for. Images with the same words go through the detector together. See `detect`.
+    """
+    said = tagger.tag(images) if tagger else [Tagged(())] * len(images)
+    asked = [_askable(one, detector) if tagger else tuple(labels) for one in said]
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for i, phrases in enumerate(asked):
+        groups.setdefault(phrases, []).append(i)
+    labelled: dict[int, Labelled] = {}
+    for phrases, which in groups.items():
+        seen = [NOTHING] * len(which)
+        if phrases:
+            seen = detect(detector, [images[i] for i in which], phrases, config)
+        for i, found in zip(which, seen, strict=True):
+            notes = Notes(said[i].caption, said[i].tags, perceptual_hash(images[i]))
+            labelled[i] = Labelled(phrases, found, notes)
+    return [labelled[i] for i in range(len(images))]
+
+
+NOTHING = Detected(np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int64))
+
+
+def _askable(tagged: Tagged, detector: Detector) -> tuple[str, ...]:
+    """The words that a detector can be asked for, each a phrase of its own."""
+    words = (tag.word for tag in tagged.tags)
+    return tuple(word for word in words if split_phrases(word) == (word,) and detector.knows(word))
 
 
 def _tidied(found: Detected, config: GroundConfig, most: int | None = None) -> Detected:

@@ -716,3 +716,35 @@ def test_what_has_no_size_fails_as_it_would_when_decoded(tmp_path, data):
     with pytest.raises(SamcliError) as whole:
         images.load(path)
     assert str(header.value) == str(whole.value)
+
+
+# Perceptual hashes
+
+
+@pytest.mark.parametrize(
+    ("name", "stated"),  # by imagehash 4.3.2's phash
+    [
+        ("animals/cat", "b15fe6465121175e"),
+        ("astronaut", "c2924c5532bddfc8"),
+        ("coffee", "bb8320376c0f3637"),
+        ("coins", "e4d5b5a92b54523a"),
+        ("rocket", "c0371bec1be51267"),
+    ],
+)
+def test_perceptual_hashes_are_those_of_imagehash(name, stated):
+    pixels = load(Path(__file__).parents[1] / "examples" / f"{name}.jpg")
+    assert images.perceptual_hash(pixels) == stated
+
+
+def test_a_copy_has_nearly_the_same_hash():
+    def bits(pixels: np.ndarray) -> int:
+        return int(images.perceptual_hash(pixels), 16)
+
+    pixels = load(Path(__file__).parents[1] / "examples" / "coffee.jpg")
+    smaller = Image.fromarray(pixels).resize((200, 133), Image.Resampling.BICUBIC)
+    again = load(encoded(smaller, "JPEG", quality=40))
+    assert (bits(pixels) ^ bits(again)).bit_count() <= 4
+    assert (bits(pixels) ^ bits(np.ascontiguousarray(pixels[:, ::-1]))).bit_count() > 16
+    assert images.perceptual_hash(np.zeros((1, 1, 3), np.uint8)) == images.perceptual_hash(
+        np.zeros((50, 70, 3), np.uint8)
+    )

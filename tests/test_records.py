@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from samcli.errors import SamcliError
 from samcli.masks import decode_rle, encode_rle, mask_bbox, rle_area
-from samcli.records import Box, ImageRecord, InputFile, MaskRecord, Prompt, Run
+from samcli.records import Box, ImageRecord, InputFile, MaskRecord, Notes, Prompt, Run, Tag
 
 HEIGHT, WIDTH = 5, 7
 RUN = Run("automask", "0.1.0", "tiny", "ab" * 32, {"points_per_side": 32, "threshold": 0.5}, "cd" * 32)
@@ -40,6 +40,12 @@ masks = st.builds(
     detector_score=st.none() | finite,
     score=st.none() | finite,
 )
+notes = st.builds(
+    Notes,
+    caption=st.none() | st.text(),
+    tags=st.lists(st.builds(Tag, word=st.text(), score=finite), max_size=3).map(tuple),
+    phash=st.none() | st.from_regex(r"\A[0-9a-f]{16}\Z"),
+)
 records = st.builds(
     ImageRecord,
     run=st.just(RUN),
@@ -49,6 +55,7 @@ records = st.builds(
     height=st.just(HEIGHT),
     file_name=st.text(min_size=1),
     annotations=st.lists(masks, max_size=4).map(tuple),
+    notes=notes,
 )
 
 
@@ -170,6 +177,15 @@ def test_keys_stand_in_the_contracts_order():
     assert data["samcli"]["schema"] == 1
 
 
+def test_notes_follow_what_an_image_is():
+    notes = Notes("a cat", (Tag("cat", 0.5),), "b15fe6465121175e")
+    data = ImageRecord(RUN, INPUT, 42, WIDTH, HEIGHT, "ä b.jpg", notes=notes).to_json()
+    assert list(data["image"]) == [
+        "image_id", "width", "height", "file_name", "caption", "tags", "phash",
+    ]  # fmt: skip
+    assert data["image"]["tags"] == [{"word": "cat", "score": 0.5}]
+
+
 def test_values_that_are_none_are_left_out_and_zeros_are_not():
     assert list(a_mask().to_json()) == ["segmentation", "bbox", "area", "predicted_iou", "stability_score"]
     assert a_mask(id=0, category_id=0, score=0.0).to_json()["score"] == 0.0
@@ -207,6 +223,15 @@ def test_masks_survive_rle(mask):
         (lambda d: d["annotations"][0].update(segmentation=[[1, 2]]), "a mask has a malformed segmentation"),
         (lambda d: d["image"].update(width=8), "a mask has the size [5, 7], unlike its image"),
         (lambda d: d["annotations"].append(3), "a mask is not a JSON object"),
+        (lambda d: d["image"].update(caption=3), "not a samcli record: the caption is no text: 3"),
+        (
+            lambda d: d["image"].update(phash="b0"),
+            "not a samcli record: phash is not 16 hexadecimal digits: 'b0'",
+        ),
+        (
+            lambda d: d["image"].update(tags=[{"word": "cat", "score": "high"}]),
+            "not a samcli record: a tag is no word with a score",
+        ),
     ],
 )
 def test_bad_records(change, message):
@@ -224,6 +249,7 @@ json_values = st.recursive(
 )
 PLACES = [
     (), ("samcli",), ("samcli", "input"), ("samcli", "schema"), ("image",), ("image", "width"),
+    ("image", "tags"), ("image", "phash"),
     ("annotations",), ("annotations", 0), *(("annotations", 0, key) for key in a_mask(id=1).to_json()),
     ("annotations", 0, "segmentation", "size"), ("annotations", 0, "segmentation", "counts"),
 ]  # fmt: skip

@@ -14,12 +14,11 @@ from samcli.cli import options
 from samcli.cli.detector import Grounding, asked_for, refuse_unused
 from samcli.cli.folder import run_images
 from samcli.cli.inputs import parse_pixels
-from samcli.cli.masking import MaskWork, Seen, one_by_one
+from samcli.cli.masking import Found, MaskWork, Seen, one_by_one
 from samcli.cli.model import ModelOptions
 from samcli.cli.pictures import NamedSink, Pictures, RecordSink
 from samcli.cli.report import Report, UsageError
 from samcli.images import MAX_PIXELS
-from samcli.records import MaskRecord
 
 if TYPE_CHECKING:
     from samcli.cli.masking import Look
@@ -210,11 +209,11 @@ class _MakeWork(MaskWork):
             return everything
         detector = asked.load(str(predictor.device))
 
-        def named(seen: list[Seen]) -> list[tuple[MaskRecord, ...]]:
+        def named(seen: list[Seen]) -> list[Found]:
             found = detect(detector, [one.picture.pixels for one in seen], asked.phrases, asked.config)
             return [
-                name_masks(masks, boxes, asked.phrases)
-                for masks, boxes in zip(everything(seen), found, strict=True)
+                Found(name_masks(one.masks, boxes, asked.phrases))
+                for one, boxes in zip(everything(seen), found, strict=True)
             ]
 
         return named

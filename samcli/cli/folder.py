@@ -210,21 +210,30 @@ def run_images(
     total = inputs.check(sink.allow)
     run = run_folder(report, inputs, total, make_work, sink, model, ray, alone=inputs.alone is not None)
     if report.json and run.tally and (run.tally.seen or not run.tally.stopped):
-        failed = [{"path": str(f.item.path), "error": f.reason} for f in run.tally.failures]
-        seconds = {name: round(float(run.tally.seconds[name]), 3) for name in ("read", "compute", "write")}
-        summary = {
-            "images": run.tally.seen,
-            "done": run.tally.done,
-            "skipped": run.tally.skipped,
-            "failed": failed,
-            **{name: run.tally.counts[name] for name in sink.counted},
-            "seconds": {"total": round(run.seconds, 3), **seconds},
-            "model": model.name,
-            "device": "ray" if ray else ",".join(model.devices),
-            "output": str(sink.out),
-        }
-        write_stdout(json_line(summary))
+        write_stdout(json_line(summary_of(run, run.tally, sink, model, ray)))
     return run
+
+
+def summary_of(
+    run: FolderRun,
+    tally: Tally[ImageFile],
+    sink: FolderSink[ImageFile, Any],
+    model: Loaded,
+    ray: batch.Ray | None,
+) -> dict[str, Any]:
+    """What --json says of a run. tally: the run's."""
+    seconds = {name: round(float(tally.seconds[name]), 3) for name in ("read", "compute", "write")}
+    return {
+        "images": tally.seen,
+        "done": tally.done,
+        "skipped": tally.skipped,
+        "failed": [{"path": str(f.item.path), "error": f.reason} for f in tally.failures],
+        **{name: tally.counts[name] for name in sink.counted},
+        "seconds": {"total": round(run.seconds, 3), **seconds},
+        "model": model.name,
+        "device": "ray" if ray else ",".join(model.devices),
+        "output": str(sink.out),
+    }
 
 
 def nothing_found(run: FolderRun, sink: FolderSink[ImageFile, Any], inputs: Inputs) -> bool:

@@ -19,7 +19,7 @@ from samcli.cli.detector import Grounding, asked_for, split_arguments
 from samcli.cli.folder import FolderSink, nothing_found, run_images
 from samcli.cli.given import GivenMasks, digest_of, given_masks
 from samcli.cli.inputs import PIPED, Decoded, Inputs, parse_pixels, parse_shard, read_picture, shown
-from samcli.cli.masking import Masked, MaskWork, Seen, embedded, masked
+from samcli.cli.masking import Found, Masked, MaskWork, Seen, embedded, masked
 from samcli.cli.model import Loaded, ModelOptions
 from samcli.cli.outputs import Format, Target, one_picture, target
 from samcli.cli.pictures import NOTHING_FOUND, NamedSink, Pictures, RecordSink, drawn
@@ -85,60 +85,12 @@ def ground(
     detector: options.Detector = None,
     box_threshold: options.BoxThreshold = None,
     text_threshold: options.TextThreshold = None,
-    nms: Annotated[
-        float,
-        typer.Option(
-            "--nms",
-            metavar="X",
-            help="Drop the worse of two boxes of a phrase that overlap by a higher IoU; 1 keeps all.",
-            rich_help_panel="Detector",
-        ),
-    ] = GroundConfig.nms,
-    class_agnostic: Annotated[
-        bool,
-        typer.Option(
-            "--class-agnostic",
-            help="Boxes of different phrases drop each other too.",
-            rich_help_panel="Detector",
-        ),
-    ] = GroundConfig.class_agnostic,
-    containment: Annotated[
-        float | None,
-        typer.Option(
-            "--containment",
-            metavar="X",
-            help="Drop the worse of two boxes of which one holds more than this share of the other, such as "
-            "0.8: parts of things, boxes around groups.",
-            rich_help_panel="Detector",
-        ),
-    ] = GroundConfig.containment,
-    max_detections: Annotated[
-        int | None,
-        typer.Option(
-            "--max-detections",
-            metavar="N",
-            help="Only the N best of an image.",
-            rich_help_panel="Detector",
-        ),
-    ] = GroundConfig.max_detections,
-    tile: Annotated[
-        int | None,
-        typer.Option(
-            "--tile",
-            metavar="N",
-            help="Also look at tiles of N x N pixels, for small things in large photos.",
-            rich_help_panel="Detector",
-        ),
-    ] = GroundConfig.tile,
-    overlap: Annotated[
-        float,
-        typer.Option(
-            "--overlap",
-            metavar="X",
-            help="Share of a tile that the next one shows too; more than the small things take up.",
-            rich_help_panel="Detector",
-        ),
-    ] = GroundConfig.overlap,
+    nms: options.Nms = GroundConfig.nms,
+    class_agnostic: options.ClassAgnostic = GroundConfig.class_agnostic,
+    containment: options.Containment = GroundConfig.containment,
+    max_detections: options.MaxDetections = GroundConfig.max_detections,
+    tile: options.Tile = GroundConfig.tile,
+    overlap: options.Overlap = GroundConfig.overlap,
     boxes_only: Annotated[
         bool,
         typer.Option(
@@ -410,14 +362,14 @@ class _GroundWork(MaskWork):
     def look(self, predictor: Predictor) -> Look:
         detector, asked = self.grounding.load(str(predictor.device)), self.grounding
 
-        def look(seen: list[Seen]) -> list[tuple[MaskRecord, ...]]:
+        def look(seen: list[Seen]) -> list[Found]:
             found = detect(detector, [one.picture.pixels for one in seen], asked.phrases, asked.config)
             # An image with nothing in it needs no embedding.
             embeddings = embedded(
                 predictor, [one for one, boxes in zip(seen, found, strict=True) if len(boxes)]
             )
             return [
-                segment(predictor, next(embeddings), boxes, asked.phrases) if len(boxes) else ()
+                Found(segment(predictor, next(embeddings), boxes, asked.phrases) if len(boxes) else ())
                 for boxes in found
             ]
 
@@ -484,7 +436,8 @@ class _NameWork(_DetectWork):
                     f"{self.runs.given.place} has masks of {w}x{h} pixels for {item.path}, which has "
                     f"{width}x{height}; give the masks of this image"
                 )
-        return masked(item, picture, self.runs.of(item), name_masks(masks, found, self.grounding.phrases))
+        names = name_masks(masks, found, self.grounding.phrases)
+        return masked(item, picture, self.runs.of(item), Found(names))
 
 
 def _nameless(mask: MaskRecord) -> MaskRecord:

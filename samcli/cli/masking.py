@@ -13,7 +13,7 @@ from samcli.cli.inputs import Decoded, read_picture
 from samcli.cli.model import ModelOptions, images_at_once, saved_embedding
 from samcli.formats.names import image_id
 from samcli.images import ImageFile
-from samcli.records import ImageRecord, MaskRecord, Run
+from samcli.records import ImageRecord, MaskRecord, Notes, Run
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from samcli.predictor import Embedding, Predictor
 
-    Look = Callable[[list["Seen"]], list[tuple[MaskRecord, ...]]]
+    Look = Callable[[list["Seen"]], list["Found"]]
     Find = Callable[[NDArray[np.uint8], Embedding | None], tuple[MaskRecord, ...]]
 
 
@@ -31,6 +31,13 @@ class Seen(NamedTuple):
     item: ImageFile
     picture: Decoded
     embedding: Embedding | None
+
+
+class Found(NamedTuple):
+    """What was found in an image."""
+
+    masks: tuple[MaskRecord, ...]
+    notes: Notes = Notes()
 
 
 class Masked(NamedTuple):
@@ -63,8 +70,8 @@ class MaskWork(ABC):
 
         def compute(seen: list[Seen]) -> list[Masked]:
             return [
-                masked(one.item, one.picture, self.run, masks)
-                for one, masks in zip(seen, look(seen), strict=True)
+                masked(one.item, one.picture, self.run, found)
+                for one, found in zip(seen, look(seen), strict=True)
             ]
 
         return Work(compute, read, images_at_once(predictor))
@@ -86,9 +93,12 @@ def one_by_one(predictor: Predictor, find: Find) -> Look:
     needs the whole image.
     """
 
-    def look(seen: list[Seen]) -> list[tuple[MaskRecord, ...]]:
+    def look(seen: list[Seen]) -> list[Found]:
         embeddings = embedded(predictor, seen) if len(seen) > 1 else (one.embedding for one in seen)
-        return [find(one.picture.pixels, embedding) for one, embedding in zip(seen, embeddings, strict=True)]
+        return [
+            Found(find(one.picture.pixels, embedding))
+            for one, embedding in zip(seen, embeddings, strict=True)
+        ]
 
     return look
 
@@ -99,10 +109,10 @@ def embedded(predictor: Predictor, seen: list[Seen]) -> Iterator[Embedding]:
     return (one.embedding or next(fresh) for one in seen)
 
 
-def masked(item: ImageFile, picture: Decoded, run: Run, masks: tuple[MaskRecord, ...]) -> Masked:
+def masked(item: ImageFile, picture: Decoded, run: Run, found: Found) -> Masked:
     """The record of an image."""
     source, pixels = picture
     height, width = pixels.shape[:2]
     relative = item.relative
-    record = ImageRecord(run, source, image_id(relative), width, height, relative.as_posix(), masks)
-    return Masked(record, pixels)
+    name = relative.as_posix()
+    return Masked(ImageRecord(run, source, image_id(relative), width, height, name, *found), pixels)

@@ -223,6 +223,60 @@ TextThreshold = Annotated[
         rich_help_panel="Detector",
     ),
 ]
+Nms = Annotated[
+    float,
+    typer.Option(
+        "--nms",
+        metavar="X",
+        help="Drop the worse of two boxes of a phrase that overlap by a higher IoU; 1 keeps all.",
+        rich_help_panel="Detector",
+    ),
+]
+ClassAgnostic = Annotated[
+    bool,
+    typer.Option(
+        "--class-agnostic",
+        help="Boxes of different phrases drop each other too.",
+        rich_help_panel="Detector",
+    ),
+]
+Containment = Annotated[
+    float | None,
+    typer.Option(
+        "--containment",
+        metavar="X",
+        help="Drop the worse of two boxes of which one holds more than this share of the other, such as "
+        "0.8: parts of things, boxes around groups.",
+        rich_help_panel="Detector",
+    ),
+]
+MaxDetections = Annotated[
+    int | None,
+    typer.Option(
+        "--max-detections",
+        metavar="N",
+        help="Only the N best of an image.",
+        rich_help_panel="Detector",
+    ),
+]
+Tile = Annotated[
+    int | None,
+    typer.Option(
+        "--tile",
+        metavar="N",
+        help="Also look at tiles of N x N pixels, for small things in large photos.",
+        rich_help_panel="Detector",
+    ),
+]
+Overlap = Annotated[
+    float,
+    typer.Option(
+        "--overlap",
+        metavar="X",
+        help="Share of a tile that the next one shows too; more than the small things take up.",
+        rich_help_panel="Detector",
+    ),
+]
 Phrases = Annotated[
     str | None,
     typer.Option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -14,8 +15,37 @@ from samcli.formats.table import relative
 from samcli.images import EXTENSIONS, MAX_PIXELS
 
 
+class _Readable:
+    """What follows from a photo's path."""
+
+    def path(self, file_name: str) -> Path:
+        raise NotImplementedError
+
+    def size(self, file_name: str) -> tuple[int, int]:
+        return images.size_of(self.path(file_name))
+
+    def pixels(self, file_name: str) -> NDArray[np.uint8]:
+        return images.load(self.path(file_name), max_pixels=MAX_PIXELS)
+
+
 @dataclass(frozen=True)
-class PhotoFolder:
+class ListedPhotos(_Readable):
+    """Photos of several folders, by what they are called. `samcli.formats.table.Photos`."""
+
+    paths: Mapping[str, Path]
+
+    def path(self, file_name: str) -> Path:
+        if file_name not in self.paths:
+            raise SamcliError(f"{file_name} is not among the images given; name them all")
+        return self.paths[file_name]
+
+    def named(self, stem: PurePosixPath) -> str:
+        names = (name for name in self.paths if PurePosixPath(name).with_suffix("") == stem)
+        return next(names, stem.as_posix())
+
+
+@dataclass(frozen=True)
+class PhotoFolder(_Readable):
     """Photos by their path below a root. `samcli.formats.table.Photos`."""
 
     root: Path
@@ -25,12 +55,6 @@ class PhotoFolder:
         if not path.is_file():
             raise SamcliError(f"{path} does not exist; give the folder that the photos lie in with --images")
         return path
-
-    def size(self, file_name: str) -> tuple[int, int]:
-        return images.size_of(self.path(file_name))
-
-    def pixels(self, file_name: str) -> NDArray[np.uint8]:
-        return images.load(self.path(file_name), max_pixels=MAX_PIXELS)
 
     def named(self, stem: PurePosixPath) -> str:
         if (self.root / stem).is_file():

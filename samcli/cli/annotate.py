@@ -1,0 +1,419 @@
+"""`samcli annotate`: a folder becomes a dataset."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from samcli.annotate import GroundConfig, label, segment
+from samcli.cli import options
+from samcli.cli.detector import Grounding, asked_for
+from samcli.cli.folder import run_folder, summary_of
+from samcli.cli.inputs import Inputs, parse_pixels
+from samcli.cli.masking import Found, MaskWork, Seen, embedded
+from samcli.cli.model import ModelOptions
+from samcli.cli.photos import ListedPhotos, PhotoFolder
+from samcli.cli.pictures import NOTHING_FOUND, Pictures, RecordSink
+from samcli.cli.report import Report, UsageError, json_line, plural, write_stdout
+from samcli.cli.tagger import Tagging
+from samcli.dataset.build import Plan, build
+from samcli.dataset.curate import Curation, read_thresholds
+from samcli.dataset.report import write_report
+from samcli.dataset.summary import Summary
+from samcli.errors import SamcliError
+from samcli.formats.table import FORMATS, Photos
+from samcli.images import MAX_PIXELS
+
+if TYPE_CHECKING:
+    from samcli.cli.masking import Look
+    from samcli.predictor import Predictor
+
+RECORDS = "records"  # the folder of the dataset that holds them
+
+_BUILD = {
+    "output", "rebuild", "images_folder", "min_area", "max_area", "min_score", "class_thresholds", "confident",
+    "base", "split", "format_", "label_json", "skip_duplicates", "overlay", "labels", "fail_empty", "quiet",
+    "json",
+}  # fmt: skip
+"""Parameters that matter to what is made of records."""
+
+
+def annotate(
+    context: typer.Context,
+    images: options.Images = [],  # noqa: B006 - Typer copies it
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder for the dataset.")
+    ] = None,
+    rebuild: Annotated[
+        Path | None,
+        typer.Option(
+            "--rebuild",
+            metavar="DIR",
+            help="Make this dataset anew from its records, without any model: after a crash, with other "
+            "options of the panel Dataset.",
+        ),
+    ] = None,
+    labels: options.Phrases = None,
+    tagger: Annotated[
+        str | None,
+        typer.Option(
+            "--tagger",
+            metavar="NAME|DIR",
+            help="What says the words for each image: a name from `samcli models`, or a folder as "
+            "transformers saves it; tiny when there are no --labels either.",
+            rich_help_panel="Tagger",
+        ),
+    ] = None,
+    tag_threshold: Annotated[
+        float | None,
+        typer.Option(
+            "--tag-threshold",
+            metavar="X",
+            min=0,
+            max=1,
+            show_default=False,
+            help="Only words that score at least this (default: the tagger's own).",
+            rich_help_panel="Tagger",
+        ),
+    ] = None,
+    max_tags: Annotated[
+        int | None,
+        typer.Option(
+            "--max-tags",
+            metavar="N",
+            min=1,
+            show_default=False,
+            help="Only the N best words of an image (default: the tagger's own).",
+            rich_help_panel="Tagger",
+        ),
+    ] = None,
+    detector: options.Detector = None,
+    box_threshold: options.BoxThreshold = None,
+    text_threshold: options.TextThreshold = None,
+    nms: options.Nms = GroundConfig.nms,
+    class_agnostic: options.ClassAgnostic = GroundConfig.class_agnostic,
+    containment: options.Containment = GroundConfig.containment,
+    max_detections: options.MaxDetections = GroundConfig.max_detections,
+    tile: options.Tile = GroundConfig.tile,
+    overlap: options.Overlap = GroundConfig.overlap,
+    min_score: Annotated[
+        float | None,
+        typer.Option(
+            "--min-score",
+            metavar="X",
+            help="Only things of at least this score.",
+            rich_help_panel="Dataset",
+        ),
+    ] = None,
+    class_thresholds: Annotated[
+        Path | None,
+        typer.Option(
+            "--class-thresholds",
+            metavar="FILE",
+            help="Least scores of single categories: lines of `name: 0.4` (YAML or JSON).",
+            rich_help_panel="Dataset",
+        ),
+    ] = None,
+    min_area: options.MinArea = None,
+    max_area: options.MaxArea = None,
+    confident: Annotated[
+        float | None,
+        typer.Option(
+            "--confident",
+            metavar="X",
+            help="Things of a lower score go to to_review.json instead.",
+            rich_help_panel="Dataset",
+        ),
+    ] = None,
+    base: Annotated[
+        Path | None,
+        typer.Option(
+            "--base",
+            metavar="FILE",
+            help="A COCO dataset (instances) of these photos: it is kept, only what it lacks is added.",
+            rich_help_panel="Dataset",
+        ),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            "--split",
+            metavar="X,Y[,Z]",
+            help="Also write train.json, val.json and test.json: shares of the photos, by their paths.",
+            rich_help_panel="Dataset",
+        ),
+    ] = None,
+    format_: Annotated[
+        list[str],
+        typer.Option(
+            "--format",
+            metavar="FORMAT",
+            help="Also write the dataset in this format of `samcli convert`, into a folder of its name. May "
+            "be repeated.",
+            rich_help_panel="Dataset",
+        ),
+    ] = [],  # noqa: B006
+    label_json: Annotated[
+        bool,
+        typer.Option(
+            "--label-json",
+            help="Also write a label.json for each image, as Grounded SAM's demo does.",
+            rich_help_panel="Dataset",
+        ),
+    ] = False,
+    skip_duplicates: Annotated[
+        bool,
+        typer.Option(
+            "--skip-duplicates",
+            help="Of photos that look alike take only the first; they are reported anyway.",
+            rich_help_panel="Dataset",
+        ),
+    ] = False,
+    overlay: Annotated[
+        bool,
+        typer.Option(
+            "--overlay/--no-overlay", help="Draw what was found on each photo.", rich_help_panel="Dataset"
+        ),
+    ] = True,
+    images_folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--images",
+            metavar="DIR",
+            help="With --rebuild: the folder that the photos lie in, for pictures of them.",
+            rich_help_panel="Dataset",
+        ),
+    ] = None,
+    fail_empty: Annotated[
+        bool, typer.Option("--fail-empty", help="Exit with 5 when the dataset has no annotations.")
+    ] = False,
+    embeddings: options.Embeddings = None,
+    files_from: options.FilesFrom = None,
+    null: options.Null = False,
+    include: options.Include = [],  # noqa: B006
+    exclude: options.Exclude = [],  # noqa: B006
+    max_pixels: options.MaxPixels = f"{MAX_PIXELS // 10**6}M",
+    root: options.Root = None,
+    keep_extension: options.KeepExtension = False,
+    overwrite: options.Overwrite = False,
+    retry_failed: options.RetryFailed = False,
+    shard: options.Shard = None,
+    ray: options.Ray = None,
+    model: options.Model = None,
+    device: options.Device = "auto",
+    dtype: options.DType = "fp32",
+    threads: options.Threads = None,
+    quiet: options.Quiet = False,
+    json: options.Json = False,
+) -> None:
+    """Make a dataset of a folder: a tagger says words, a detector finds them, the model cuts them out.
+
+    Writes DIR/records/, and from these DIR/annotations.json (COCO instances) and DIR/report.html.
+    """
+    report = Report(quiet=quiet, json=json)
+    if (output is None) == (rebuild is None):
+        raise UsageError("give -o DIR for the dataset; or --rebuild DIR to make one anew from its records")
+    labelled = () if labels is None else asked_for(None, labels)
+    plan = Plan(
+        curation=Curation(
+            min_score=options.score(min_score),
+            class_scores={} if class_thresholds is None else read_thresholds(class_thresholds),
+            min_area=options.area(min_area, "--min-area"),
+            max_area=options.area(max_area, "--max-area"),
+            confident=confident,
+        ),
+        base=base,
+        split=None if split is None else _shares(split),
+        formats=_formats(format_),
+        skip_duplicates=skip_duplicates,
+        label_json=label_json,
+        labels=labelled,
+    )
+    if rebuild is not None:
+        _refuse_models(context)
+        place, photos = rebuild, None if images_folder is None else _folder(images_folder)
+        if not (place / RECORDS).is_dir():
+            raise SamcliError(f"{place} has no folder {RECORDS}; give a dataset that annotate -o made")
+        made = _make(report, place, replace(plan, photos=photos), overlay)
+        if json:
+            write_stdout(json_line(made.to_json(place)))
+        raise typer.Exit(made.code(fail_empty))
+    assert output is not None
+    if images_folder is not None:
+        raise UsageError("--images goes with --rebuild; the photos are the arguments here")
+    if tile is None and overlap != GroundConfig.overlap:
+        raise UsageError("--overlap is that of tiles; it goes with --tile")
+    config = GroundConfig(
+        box_threshold, text_threshold, nms, class_agnostic, containment, max_detections, tile, overlap
+    )
+    inputs = options.inputs(images, output, files_from, null, root, keep_extension, include, exclude, shard)
+    settings = ModelOptions(model, device, dtype, threads, elsewhere=ray is not None)
+    tagging = Tagging(labelled, tagger, tag_threshold, max_tags, dtype)
+    tagging.check()
+    grounding = Grounding(labelled if tagging.fixed else (), config, detector, dtype)
+    grounding.check()
+    workers = settings.workers()
+    words, finder = tagging.known(workers), grounding.known(workers)
+    tagging.say(report)
+    grounding.say(report, finder)
+    known = settings.load(report)
+    described = grounding.described(finder)
+    del described["phrases"]  # labels say it
+    made_by = settings.run("annotate", known, {**tagging.described(words), **described})
+    limit = parse_pixels(max_pixels)
+    work = _MakeWork(settings, made_by, embeddings, keep_extension, limit, tagging, grounding)
+    again = retry_failed or inputs.alone is not None
+    nothing_beside = Pictures(frozenset(), "area", limit)
+    sink = RecordSink(output / RECORDS, keep_extension, overwrite, again, made_by, nothing_beside)
+    total = inputs.check(sink.allow)
+    cluster = options.cluster(ray, threads)
+    run = run_folder(report, inputs, total, work, sink, known, cluster, alone=inputs.alone is not None)
+    if run.tally is None:
+        raise typer.Exit(run.code)
+    told = summary_of(run, run.tally, sink, known, cluster)
+    code = run.code
+    if run.tally.stopped or shard is not None:
+        why = "the other parts are done" if shard is not None else "more images are done"
+        report.note(f"note: records only; when {why}: samcli annotate --rebuild {output}")
+    else:
+        made = _make(report, output, replace(plan, photos=_photos(inputs)), overlay)
+        told |= made.to_json(output)
+        code = code or made.code(fail_empty)
+    if json:
+        write_stdout(json_line(told))
+    raise typer.Exit(code)
+
+
+# Words, boxes, masks
+
+
+@dataclass(frozen=True)
+class _MakeWork(MaskWork):
+    tagging: Tagging
+    grounding: Grounding
+
+    def look(self, predictor: Predictor) -> Look:
+        device = str(predictor.device)
+        tagger, detector = self.tagging.load(device), self.grounding.load(device)
+        config, numbers = self.grounding.config, {name: i for i, name in enumerate(self.tagging.labels, 1)}
+
+        def look(seen: list[Seen]) -> list[Found]:
+            pixels = [one.picture.pixels for one in seen]
+            said = label(tagger, detector, pixels, self.tagging.labels, config)
+            # An image with nothing in it needs no embedding.
+            embeddings = embedded(
+                predictor, [one for one, words in zip(seen, said, strict=True) if len(words.found)]
+            )
+            return [
+                Found(
+                    tuple(
+                        replace(mask, category_id=numbers.get(mask.category or ""))
+                        for mask in segment(predictor, next(embeddings), found, phrases)
+                    )
+                    if len(found)
+                    else (),
+                    notes,
+                )
+                for phrases, found, notes in said
+            ]
+
+        return look
+
+
+# The dataset
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A dataset, made. failed: images, in whatever run, that are not in it."""
+
+    summary: Summary
+    files: tuple[Path, ...]
+
+    def to_json(self, place: Path) -> dict[str, Any]:
+        """What --json says."""
+        made = self.summary
+        return {
+            "dataset": str(place),
+            "dataset_images": made.images,
+            "annotations": made.annotations,
+            "categories": len(made.classes),
+            "to_review": made.to_review,
+            "existing": made.existing,
+            "dropped": dict(made.dropped),
+            "duplicates": [list(group) for group in made.duplicates],
+            "failures": [{"path": path, "error": reason} for path, reason in made.failures],
+        }
+
+    def code(self, fail_empty: bool) -> int:
+        """The exit code."""
+        if self.summary.failures:
+            return 3
+        return NOTHING_FOUND if fail_empty and not self.summary.annotations else 0
+
+
+def _make(report: Report, place: Path, plan: Plan, overlays: bool) -> _Made:
+    """Make the dataset of the records in `place`, with its report, and say what it holds."""
+    if overlays and plan.photos:
+        plan = replace(plan, overlays=True)
+    summary = build(place, plan, report.note)
+    files = write_report(place, summary, plan.photos)
+    dropped = ", ".join(f"{count} {reason}" for reason, count in summary.dropped.items() if count)
+    told = [f"{plural(summary.annotations, 'annotations')} of {plural(len(summary.classes), 'categories')}"]
+    told += [f"{summary.to_review} to review"] if summary.to_review else []
+    told += [f"left out: {dropped}"] if dropped else []
+    groups = len(summary.duplicates)
+    told += [f"{plural(groups, 'groups')} of photos that look alike"] if groups else []
+    report.note(f"{plural(summary.images, 'images')}, {'; '.join(told)}; see {place / 'report.html'}")
+    return _Made(summary, files)
+
+
+def _photos(inputs: Inputs) -> Photos | None:
+    """Where the photos are; None when nobody can say any more."""
+    if inputs.root is not None:
+        return PhotoFolder(inputs.root)
+    if len(inputs.paths) == 1 and inputs.files_from is None:
+        (path,) = inputs.paths
+        return PhotoFolder(path if path.is_dir() else path.parent)
+    if inputs.once:
+        return None
+    return ListedPhotos({image.relative.as_posix(): image.path for image in inputs})
+
+
+def _folder(path: Path) -> PhotoFolder:
+    if not path.is_dir():
+        raise SamcliError(f"{path} is not a folder; give the folder that the photos lie in")
+    return PhotoFolder(path)
+
+
+def _refuse_models(context: typer.Context) -> None:
+    """Refuse what --rebuild cannot change. Raises UsageError."""
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if source is not None and source.name == "COMMANDLINE" and parameter.name not in _BUILD:
+            name = parameter.opts[-1] if parameter.opts[-1].startswith("-") else "images"
+            raise UsageError(
+                f"--rebuild uses no model, so it goes without {name}; what it can change is in the panel Dataset"
+            )
+
+
+def _shares(text: str) -> tuple[float, ...]:
+    """What --split says. Raises UsageError."""
+    try:
+        shares = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        shares = ()
+    if not (2 <= len(shares) <= 3 and all(0 <= share <= 1 for share in shares) and abs(sum(shares) - 1) < 1e-6):
+        raise UsageError(f"--split {text!r} is not two or three shares that make 1, such as 0.8,0.1,0.1")
+    return shares
+
+
+def _formats(names: list[str]) -> tuple[str, ...]:
+    """What --format says, each once. Raises UsageError."""
+    for name in names:
+        if name not in FORMATS:
+            raise UsageError(f"--format {name!r} is unknown; known: {', '.join(FORMATS)}")
+    return tuple(dict.fromkeys(names))
