@@ -20,7 +20,7 @@ from samcli.cli.pictures import NOTHING_FOUND, Pictures, RecordSink
 from samcli.cli.report import Report, UsageError, json_line, plural, write_stdout
 from samcli.cli.tagger import Tagging
 from samcli.dataset.build import Plan, build
-from samcli.dataset.curate import Curation, read_thresholds
+from samcli.dataset.curate import Curation, read_class_scores
 from samcli.dataset.report import write_report
 from samcli.dataset.summary import Summary
 from samcli.errors import SamcliError
@@ -220,7 +220,7 @@ def annotate(
     plan = Plan(
         curation=Curation(
             min_score=options.score(min_score),
-            class_scores={} if class_thresholds is None else read_thresholds(class_thresholds),
+            class_scores={} if class_thresholds is None else read_class_scores(class_thresholds),
             min_area=options.area(min_area, "--min-area"),
             max_area=options.area(max_area, "--max-area"),
             confident=confident,

@@ -44,7 +44,7 @@ class Tagging:
             raise UsageError(
                 f"--tagger {self.tagger} says words of its own, it takes no --labels; these do: {takers}"
             )
-        if spec.needs_labels and not self.labels:
+        if spec.chooses and not self.labels:
             raise UsageError(f"--tagger {self.tagger} chooses from a list; give one with --labels")
 
     @property
@@ -78,7 +78,13 @@ class Tagging:
         """What a record's configuration says: the tagger, its resolved values, and the labels."""
         if tagger is None:
             return {"tagger": FIXED, "labels": list(self.labels)}
-        resolved = {"tag_threshold": tagger.threshold, "max_tags": tagger.most}
+        from samcli.ground.taggers import tagger_spec
+
+        spec = tagger_spec(self._name)
+        resolved = {
+            "tag_threshold": spec.threshold if self.threshold is None else self.threshold,
+            "max_tags": spec.most if self.most is None else self.most,
+        }
         listed = {"labels": list(self.labels)} if self.labels else {}
         return {"tagger": tagger.name, "tagger_sha256": tagger.sha256, **resolved, **listed}
 

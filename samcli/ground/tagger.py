@@ -24,14 +24,11 @@ class Tagged(NamedTuple):
 class Tagger(Protocol):
     """Says what images show. Holds no state between calls.
 
-    name: as in `samcli models`. sha256: of its files. threshold, most: words of an image score at least
-    `threshold`, and are at most so many. images_per_call: that suit its device.
+    name: as in `samcli models`. sha256: of its files. images_per_call: that suit its device.
     """
 
     name: str
     sha256: str
-    threshold: float
-    most: int
     images_per_call: int
 
     def tag(self, images: Sequence[NDArray[np.uint8]]) -> list[Tagged]:
