@@ -19,7 +19,7 @@ class Owners:
     """
 
     def __init__(self, sources: Mapping[int | str, int], file: str) -> None:
-        """sources: names, as `plain` has them, or numbers, and what `found` calls them. file: that has them."""
+        """sources: names, as `plain` has them, or numbers, and what `found` calls them; of `file`."""
         self._file = file
         self._names = {name: number for name, number in sources.items() if isinstance(name, str)}
         self._numbers = {name: number for name, number in sources.items() if isinstance(name, int)}
