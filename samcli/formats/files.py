@@ -167,6 +167,14 @@ class Groups:
         """Keep JSON values under their keys, and make them findable."""
         rows = ((key, json.dumps(value)) for key, value in values)
         self._database.executemany("INSERT INTO kept VALUES (?, ?)", rows)
+        self.index()
+
+    def put(self, key: str, value: Any) -> None:
+        """Keep one more JSON value; `index` makes them findable."""
+        self._database.execute("INSERT INTO kept VALUES (?, ?)", (key, json.dumps(value)))
+
+    def index(self) -> None:
+        """Make findable what was put."""
         self._database.execute("CREATE INDEX by_key ON kept (key)")
 
     def get(self, key: str) -> list[Any]:

@@ -18,7 +18,7 @@ class Owners:
     raise SamcliError when two files, or two names, could be meant.
     """
 
-    def __init__(self, sources: Mapping[int | str, int], file: str) -> None:
+    def __init__(self, sources: Mapping[int | str, int] | Mapping[str, int], file: str) -> None:
         """sources: names, as `plain` has them, or numbers, and what `found` calls them; of `file`."""
         self._file = file
         self._names = {name: number for name, number in sources.items() if isinstance(name, str)}
