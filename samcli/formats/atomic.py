@@ -79,25 +79,25 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
+def new_folder(path: Path, *, ours: bool = False) -> Iterator[Path]:
     """Give a temporary folder to fill; it becomes `path`, replacing what is there, or vanishes on errors.
 
-    A folder that holds anything but .png and .csv files is not replaced.
+    A folder that holds anything but .png and .csv files is not replaced unless it is known to be ours.
     Raises SamcliError, naming the folder and the remedy, also for OSErrors inside; DiskFullError for want of
     space.
     """
     with _errors_name(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
-            ours = False
-            while not ours:
+            locked = False
+            while not locked:
                 temporary = _temporary(path)
                 temporary.mkdir()
                 stack.callback(shutil.rmtree, temporary, ignore_errors=True)
                 with suppress(FileNotFoundError):
-                    ours = stack.enter_context(_lock(temporary, os.open(temporary, os.O_RDONLY)))
+                    locked = stack.enter_context(_lock(temporary, os.open(temporary, os.O_RDONLY)))
             yield temporary
-            _put_in_place(temporary, path)
+            _put_in_place(temporary, path, ours)
 
 
 def clean_up(folder: Path) -> None:
@@ -123,7 +123,7 @@ def clean_up(folder: Path) -> None:
                 os.close(descriptor)
 
 
-def _put_in_place(temporary: Path, path: Path) -> None:
+def _put_in_place(temporary: Path, path: Path, whatever: bool) -> None:
     """Rename a folder to `path`, over an older folder there; another process may be doing the same."""
     while True:
         try:
@@ -138,7 +138,7 @@ def _put_in_place(temporary: Path, path: Path) -> None:
             strange = [
                 inner.name
                 for inner in path.iterdir()
-                if inner.is_dir() or inner.suffix not in (".png", ".csv")
+                if not whatever and (inner.is_dir() or inner.suffix not in (".png", ".csv"))
             ]
             if strange:
                 raise SamcliError(f"cannot write {path}: it holds {min(strange)}; choose another output")

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
-from unicodedata import normalize
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +21,8 @@ from samcli.errors import SamcliError
 from samcli.formats.class_names import Labels, beside
 from samcli.formats.files import tree
 from samcli.formats.json_stream import JsonStream
-from samcli.formats.names import BOXES, image_id
+from samcli.formats.names import BOXES
+from samcli.formats.owners import Owners, decimal, plain
 from samcli.records import Box
 
 _EXPECTED = (
@@ -98,7 +98,7 @@ class Detections:
     # Reading
 
     def source(self, name: int | str) -> int:
-        """The number of an image, given what the file calls it: a number, or a name as `_plain` has it."""
+        """The number of an image, given what the file calls it: a number, or a name as `plain` has it."""
         return self.sources.setdefault(name, len(self.sources))
 
     def add(
@@ -134,7 +134,7 @@ class Detections:
 
     def of_dataset(self, numbers: Mapping[str, int]) -> None:
         """Call images by the file names of a dataset, given its numbers by file name."""
-        self.rename({number: _plain(name) for name, number in numbers.items()})
+        self.rename({number: plain(name) for name, number in numbers.items()})
 
     def name(self, labels: Labels | None) -> None:
         """Give the categories their names. Raises SamcliError for one that has none."""
@@ -160,7 +160,7 @@ class Detections:
         folder. A number is the only file that is named by it, else samcli's own image id. Raises SamcliError
         when two files, or two names, could be meant, and when no box at all is of these images.
         """
-        owners = _Owners(self.sources, str(self.path))
+        owners = Owners(self.sources, str(self.path))
         for image in images:
             owners.look(image)
         found = owners.found()
@@ -176,7 +176,7 @@ class Detections:
         there = np.zeros(len(self.sources), bool)
         hashes = np.zeros(len(self.sources), np.int64)
         there[list(found)] = True
-        hashes[list(found)] = list(found.values())
+        hashes[list(found)] = [hash(path) for path in found.values()]
         kept = there[of_source].nonzero()[0]
         image_of = hashes[of_source[kept]]
         order = image_of.argsort(kind="stable")
@@ -210,98 +210,6 @@ class Detections:
             )
 
 
-class _Owners:
-    """Finds the image that each name means, in one pass over the images."""
-
-    def __init__(self, sources: dict[int | str, int], file: str) -> None:
-        self._file = file
-        self._names = {name: number for name, number in sources.items() if isinstance(name, str)}
-        self._numbers = {name: number for name, number in sources.items() if isinstance(name, int)}
-        self._tails = {_tail(name) for name in self._names}
-        self._exact: dict[int, tuple[int, str]] = {}  # source: how exactly, the image's path
-        self._by_tail: dict[str, list[str]] = {}  # at most two paths each: two are too many already
-        self._by_number: dict[int, list[str]] = {}
-        self._by_id: dict[int, str] = {}
-
-    def look(self, image: PurePosixPath) -> None:
-        """Take an image in."""
-        path = image.as_posix()
-        whole, bare = _plain(path), _plain(path[: -len(image.suffix)] if image.suffix else path)
-        if not (self._claim(whole, 2, path) or self._claim(bare, 1, path)):
-            for tail in {_tail(whole), _tail(bare)} & self._tails:
-                self._note(self._by_tail.setdefault(tail, []), path)
-        if self._numbers:
-            number = _decimal(image.stem)
-            if number in self._numbers:
-                self._note(self._by_number.setdefault(number, []), path)
-            number = image_id(image)
-            if number in self._numbers:
-                self._by_id[number] = path
-
-    def found(self) -> dict[int, int]:
-        """The hash of the image's path for each source that has one."""
-        found = {source: hash(path) for source, (_, path) in self._exact.items()}
-        taken: dict[str, str] = {}
-        for name, source in self._names.items():
-            paths = self._by_tail.get(_tail(name), []) if source not in found else []
-            if not paths:
-                continue
-            if len(paths) > 1:
-                self._refuse(name, paths)
-            other = taken.setdefault(paths[0], name)
-            if other != name:
-                raise SamcliError(
-                    f"{other} and {name} in {self._file} could both be {paths[0]}; "
-                    "give the folder that these names start from"
-                )
-            found[source] = hash(paths[0])
-        for number, source in self._numbers.items():
-            paths = self._by_number.get(number, [])
-            if len(paths) > 1:
-                self._refuse(str(number), paths)
-            path = paths[0] if paths else self._by_id.get(number)
-            if path is not None:
-                found[source] = hash(path)
-        return found
-
-    def _claim(self, name: str, exactness: int, path: str) -> bool:
-        source = self._names.get(name)
-        if source is None:
-            return False
-        before, other = self._exact.get(source, (0, ""))
-        if before == exactness:
-            self._refuse(name, [other, path])
-        if before > exactness:
-            return False
-        self._exact[source] = (exactness, path)
-        return True
-
-    def _note(self, paths: list[str], path: str) -> None:
-        if len(paths) < 2:
-            paths.append(path)
-
-    def _refuse(self, name: str, paths: list[str]) -> None:
-        raise SamcliError(
-            f"{name} in {self._file} could be {paths[0]} or {paths[1]}; name images by their paths below the "
-            "folder"
-        )
-
-
-def _plain(name: str) -> str:
-    """A name as it is compared: accents composed, as some disks split them."""
-    name = name.removeprefix("./")
-    return name if name.isascii() else normalize("NFC", name)
-
-
-def _decimal(text: str) -> int:
-    """A number of decimal digits; -1 for other text."""
-    return int(text) if text.isascii() and text.isdecimal() and len(text) < 100 else -1
-
-
-def _tail(name: str) -> str:
-    return name.replace("\\", "/").rpartition("/")[2]  # detectors run on Windows too
-
-
 def read_boxes(
     path: Path, *, min_score: float | None = None, labels: Labels | None = None, image: Path | None = None
 ) -> Detections:
@@ -326,7 +234,7 @@ def read_boxes(
         if image is None:
             raise SamcliError(f"{path} is of a single image; give the folder of all .txt files")
         boxes = Detections(path, shares=True, min_score=min_score)
-        source = boxes.source(_plain(image.name))
+        source = boxes.source(plain(image.name))
         if reason := _read_text(path, source, boxes):
             raise SamcliError(reason)
         boxes.name(labels or beside(path.parent))
@@ -345,7 +253,7 @@ def _read_folder(folder: Path, boxes: Detections) -> None:
     if not files:
         raise SamcliError(f"{folder} holds no .txt file; give the folder of YOLO's labels, or a JSON file")
     for path, name in files:
-        source = boxes.source(_plain(name.as_posix()))
+        source = boxes.source(plain(name.as_posix()))
         if reason := _read_text(path, source, boxes):
             boxes.damaged(source, reason)
 
@@ -550,7 +458,7 @@ def _file_name(data: dict[str, Any]) -> str:
     name = data.get("file_name")
     if name is not None and not isinstance(name, str):
         raise _MalformedError("file_name is not text")
-    return _plain(name or "")
+    return plain(name or "")
 
 
 def _image_key(data: dict[str, Any], key: str) -> int | str:
@@ -561,7 +469,7 @@ def _image_key(data: dict[str, Any], key: str) -> int | str:
         return number
     if not (isinstance(value, str) and value):
         raise _MalformedError(f"{key} is neither a whole number nor a name")
-    return _decimal(value) if value == str(_decimal(value)) else _plain(value)
+    return decimal(value) if value == str(decimal(value)) else plain(value)
 
 
 def _number(value: Any) -> float | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -24,48 +24,95 @@ from samcli.formats.polygons import corner_polygons, polygons_rle
 from samcli.formats.select import mask_of, record_of, score_of
 from samcli.formats.table import Export, Item, Photos, Unreadable, Write, relative
 from samcli.masks import check_rle, decode_window
-from samcli.records import RLE, MaskRecord, check_size, is_counts
+from samcli.records import RLE, ImageRecord, MaskRecord, check_size, is_counts
 
 _OURS = ("predicted_iou", "stability_score", "point_coords", "crop_box", "phrase", "detector_score", "score")
+
+
+class Instances:
+    """An instances file that is being written, a thing at a time; what it says last may come up to the end.
+
+    categories: as COCO lists them. more: members of the file besides.
+    """
+
+    def __init__(self, file: BinaryIO, rest: BinaryIO) -> None:
+        self.categories: list[dict[str, Any]] = []
+        self.more: dict[str, Any] = {}
+        self.images = self.annotations = 0  # so far
+        self._file = file
+        self._rest = rest  # annotations, which come after all images
+
+    def image(self, data: Mapping[str, Any]) -> None:
+        """Add an entry of "images"."""
+        self._file.write((b",\n  " if self.images else b"\n  ") + json_bytes(data))
+        self.images += 1
+
+    def annotation(self, data: Mapping[str, Any]) -> None:
+        """Add an entry of "annotations"."""
+        self._rest.write((b",\n  " if self.annotations else b"\n  ") + json_bytes(data))
+        self.annotations += 1
+
+
+@contextmanager
+def instances(file: BinaryIO, info: Mapping[str, Any], licenses: Sequence[Any] = ()) -> Iterator[Instances]:
+    """Write an instances file piece by piece into an open file; the end of the context completes it.
+
+    info: an object of the file, as `about` makes one.
+    """
+    with tempfile.TemporaryFile() as rest:
+        file.write(b'{"info": ' + json_bytes(info) + b',\n "licenses": ' + json_bytes(list(licenses)))
+        file.write(b',\n "images": [')
+        out = Instances(file, rest)
+        yield out
+        file.write(b'],\n "annotations": [')
+        rest.seek(0)
+        shutil.copyfileobj(rest, file, 2**20)
+        file.write(b'],\n "categories": ' + json_bytes(out.categories))
+        for name, value in out.more.items():
+            file.write(b",\n " + json_bytes(name) + b": " + json_bytes(value))
+        file.write(b"}\n")
+
+
+def about(description: str) -> dict[str, str]:
+    """What COCO calls the info of a dataset; some readers want all of it."""
+    return {"description": description, "version": "1.0", "contributor": "", "url": ""}
 
 
 @contextmanager
 def write_coco(file: BinaryIO, export: Export) -> Iterator[Write]:
     """Images, annotations and categories, numbered from 1, or as in the dataset that `export` names."""
     categories = export.categories()
-    count = number = 0
-    with tempfile.TemporaryFile() as rest:  # annotations, which come after all images
+    with instances(file, about("masks converted by samcli")) as out:
 
         def write(item: Item) -> None:
-            nonlocal count, number
             record = item.record
-            own = export.image_number(record.file_name, count + 1)
-            image = {
-                "id": own,
-                "width": record.width,
-                "height": record.height,
-                "file_name": record.file_name,
-            }
+            own = export.image_number(record.file_name, out.images + 1)
             annotations = [
-                _annotation(mask, i, own, categories.number(mask), export.polygons)
-                for i, mask in enumerate(record.annotations, start=number + 1)
+                coco_annotation(mask, i, own, categories.number(mask), polygons=export.polygons)
+                for i, mask in enumerate(record.annotations, start=out.annotations + 1)
             ]
-            file.write((b",\n  " if count else b"\n  ") + json_bytes(image))
-            count += 1
+            out.image(coco_image(record, own))
             for annotation in annotations:
-                rest.write((b",\n  " if number else b"\n  ") + json_bytes(annotation))
-                number += 1
+                out.annotation(annotation)
 
-        info = {"description": "masks converted by samcli", "version": "1.0", "contributor": "", "url": ""}
-        file.write(b'{"info": ' + json_bytes(info) + b',\n "licenses": [],\n "images": [')
         yield write
-        file.write(b'],\n "annotations": [')
-        rest.seek(0)
-        shutil.copyfileobj(rest, file, 2**20)
-        file.write(b'],\n "categories": ' + json_bytes(categories.to_json()) + b"}\n")
+        out.categories = categories.to_json()
 
 
-def _annotation(mask: MaskRecord, number: int, image: int, category: int, polygons: bool) -> dict[str, Any]:
+def coco_image(record: ImageRecord, number: int) -> dict[str, Any]:
+    """A record's entry among the images."""
+    return {
+        "id": number,
+        "width": record.width,
+        "height": record.height,
+        "file_name": record.file_name,
+    }
+
+
+def coco_annotation(
+    mask: MaskRecord, number: int, image: int, category: int, *, polygons: bool = False
+) -> dict[str, Any]:
+    """A mask's entry among the annotations: its RLE unless polygons are wanted, and the record's fields."""
     data = mask.to_json()
     segmentation: Any = data["segmentation"]
     if polygons:

@@ -8,7 +8,7 @@ import sqlite3
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -100,17 +100,35 @@ def json_items(path: Path, name: str = "") -> Iterator[Any]:
 
     The file may be of any size. Raises SamcliError, naming it.
     """
+    with _json_stream(path) as stream:
+        if not name and stream.peek() == "[":
+            yield from stream.elements()
+        elif name and stream.peek() == "{":
+            for key in stream.members():
+                if key == name and stream.peek() == "[":
+                    yield from stream.elements()
+                else:
+                    stream.skip()
+
+
+def json_members(path: Path, lists: Collection[str]) -> Iterator[tuple[str, Any]]:
+    """The members of a JSON file's object, with their keys; of those lists each element by itself.
+
+    None when it is no object. Raises SamcliError, naming the file, as `json_items`.
+    """
+    with _json_stream(path) as stream:
+        for key in stream.members() if stream.peek() == "{" else ():
+            if key in lists and stream.peek() == "[":
+                yield from ((key, element) for element in stream.elements())
+            else:
+                yield key, stream.value()
+
+
+@contextmanager
+def _json_stream(path: Path) -> Iterator[JsonStream]:
     try:
         with path.open(encoding="utf-8-sig") as file:
-            stream = JsonStream(file)
-            if not name and stream.peek() == "[":
-                yield from stream.elements()
-            elif name and stream.peek() == "{":
-                for key in stream.members():
-                    if key == name and stream.peek() == "[":
-                        yield from stream.elements()
-                    else:
-                        stream.skip()
+            yield JsonStream(file)
     except OSError as error:
         raise SamcliError(f"{path} cannot be read: {error.strerror}; check the path") from error
     except (ValueError, RecursionError) as error:
@@ -149,12 +167,25 @@ class Groups:
         """Keep JSON values under their keys, and make them findable."""
         rows = ((key, json.dumps(value)) for key, value in values)
         self._database.executemany("INSERT INTO kept VALUES (?, ?)", rows)
+        self.index()
+
+    def put(self, key: str, value: Any) -> None:
+        """Keep one more JSON value; `index` makes them findable."""
+        self._database.execute("INSERT INTO kept VALUES (?, ?)", (key, json.dumps(value)))
+
+    def index(self) -> None:
+        """Make findable what was put."""
         self._database.execute("CREATE INDEX by_key ON kept (key)")
 
     def get(self, key: str) -> list[Any]:
         """What was kept under a key, in the order in which it came."""
         rows = self._database.execute("SELECT value FROM kept WHERE key = ? ORDER BY rowid", (key,))
         return [json.loads(value) for (value,) in rows]
+
+    def items(self) -> Iterator[tuple[str, Any]]:
+        """Everything with its key, in the order in which it came."""
+        rows = self._database.execute("SELECT key, value FROM kept ORDER BY rowid")
+        return ((key, json.loads(value)) for key, value in rows)
 
     def keys(self) -> Iterator[str]:
         """Every key once, in the order of their first values."""

@@ -8,7 +8,7 @@ of a pixel from the pixel's corner: both ways give the mask that was written.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
@@ -53,12 +53,15 @@ def write_yolo(place: Path, export: Export) -> Iterator[Write]:
         write_text(place / "labels" / f"{name}.txt", "".join(lines))
 
     yield write
-    classes = "".join(f"  {i}: {_quoted(name)}\n" for name, i in names.items())
-    write_text(
-        place / "data.yaml",
-        f"path: {_quoted(str(place.resolve()))}\ntrain: images\nval: images\nnames:"
-        + (f"\n{classes}" if classes else " {}\n"),
-    )
+    write_text(place / "data.yaml", data_yaml(place, {"train": "images", "val": "images"}, list(names)))
+
+
+def data_yaml(place: Path, pictures: Mapping[str, str], names: Sequence[str]) -> str:
+    """The text of data.yaml in the folder `place`. pictures: below it, by "train", "val" and "test"."""
+    parts = "".join(f"{part}: {folder}\n" for part, folder in pictures.items())
+    classes = "".join(f"  {i}: {_quoted(name)}\n" for i, name in enumerate(names))
+    listed = f"\n{classes}" if classes else " {}\n"
+    return f"path: {_quoted(str(place.resolve()))}\n{parts}names:{listed}"
 
 
 def _quoted(text: str) -> str:
