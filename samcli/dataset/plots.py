@@ -156,10 +156,10 @@ def _png(title: str, draw: Callable[[Axes], None] | None, tall: float = 4.2) -> 
     figure = Figure(figsize=(8, tall), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    axes.set_title(title, loc="left", fontsize=13, fontweight="bold", pad=12)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
     if draw is None:
         axes.set_axis_off()
-        axes.text(0, 0.6, "none", color=FAINT, fontsize=12)
+        axes.text(0, 0.6, "There are none.", color=FAINT, fontsize=12)
     else:
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.tick_params(length=0, labelcolor=FAINT)

@@ -22,8 +22,15 @@ from samcli.formats.table import Photos
 from samcli.viz.colors import colors, label_index
 from samcli.viz.gallery import score_of
 
-REASONS: dict[str, str] = {}
-"""What the rules are that leave a proposal out, by the name that they are counted under."""
+RULES = {
+    "score": "Its score is below the least that its class, or any, must have.",
+    "area": "It has fewer or more pixels than allowed.",
+    "covered": "An annotation that was there before covers it.",
+    "duplicates": "It is nearly the same mask as a better one of its class.",
+    "contained": "It lies within a better one of its class, such as a head within a person.",
+    "conflicts": "It is nearly the same mask as a better one of another class; one mask has one label.",
+}
+"""Why proposals are left out, in plain words, by the reasons of `samcli.dataset.curate`."""
 
 KINDS = (("accepted", "Accepted"), ("to_review", "To review"), ("existing", "Existing"))
 
@@ -31,7 +38,8 @@ ROWS = 40  # classes that are seen at once; the table of the others opens
 FAILURES = 500  # that are listed, as groups of photos that look alike are; the rest is counted
 SETTINGS = 8
 NAMES = 20  # of photos in a group without pictures
-LONGEST = 160  # letters of a name on the page
+LONGEST = 160  # letters of a path on the page
+LONGEST_LABEL = 80
 LONGEST_REASON = 400
 LONGEST_SLUG = 80  # bytes
 FEW = 3  # samples of a class, up to which classes stand side by side
@@ -139,15 +147,15 @@ def _page(summary: Summary, pictures: Pictures) -> str:
 
 def _headline(summary: Summary) -> str:
     total = summary.accepted + summary.to_review + summary.existing
-    groups, alike = len(summary.duplicates), sum(len(group) - 1 for group in summary.duplicates)
-    what = "left out" if summary.skipped else "kept"
+    groups, alike = len(summary.duplicates), sum(map(len, summary.duplicates))
+    skipped = f", {alike - groups:,} left out" if summary.skipped else ""
     tiles = [
         ("Images", summary.images, f"{summary.empty:,} without annotations", ""),
         ("Annotations", total, f"in {_counted(len(summary.classes), 'class', 'classes')}", ""),
         ("Accepted", summary.accepted, _share(summary.accepted, total), "accepted"),
         ("To review", summary.to_review, _share(summary.to_review, total), "to-review"),
         ("Existing", summary.existing, _share(summary.existing, total), "existing"),
-        ("Look-alikes", alike, f"{what}, of {_counted(groups, 'group', 'groups')}" if groups else "", ""),
+        ("Look-alikes", alike, f"in {_counted(groups, 'group', 'groups')}{skipped}" if groups else "", ""),
         ("Failures", len(summary.failures), "", ""),
     ]
     cells = []
@@ -170,7 +178,7 @@ def _classes(summary: Summary, pictures: Pictures) -> str:
     rows = []
     for number, one in enumerate(summary.classes):
         values = [getattr(one, kind) for kind, _ in kinds]
-        name = f"<bdi>{_text(one.name)}</bdi>"
+        name = f"<bdi>{_text(one.name, LONGEST_LABEL)}</bdi>"
         if number < len(pictures.samples) and pictures.samples[number]:
             name = f'<a href="#class-{number + 1}">{name}</a>'
         bars, start = [], 0.0
@@ -244,7 +252,7 @@ def _histogram(
     head = f'<h3>{title}</h3><p class="faint">{about}'
     count = sum(totals)
     if not count:
-        return f"<div>{head}</p><p>There are none.</p></div>"
+        return f"<div><div>{head}</p><p>There are none.</p></div></div>"
     middle = next(i for i in range(BINS) if 2 * sum(totals[: i + 1]) >= count)
     step, lines = _steps(max(totals))
     top = step * lines
@@ -269,7 +277,7 @@ def _histogram(
     below = "".join(f"<span>{tick}</span>" for tick in ticks)
     table = _table(title, [unit.capitalize(), *(name for _, name in kinds)], rows, numbers_from=1)
     return (
-        f"<div>{head} The middle one of {count:,} is {ranges[middle]}.</p>{_legend(kinds)}"
+        f"<div><div>{head} Median of {count:,}: {ranges[middle]}.</p>{_legend(kinds)}</div>"
         f'<div class="plot" aria-hidden="true"><div class="y">{marks}</div>'
         f'<svg viewBox="0 0 {BINS} 100" preserveAspectRatio="none">{"".join(drawn)}</svg>'
         f'<div class="x">{below}</div><div class="unit">{unit}</div></div>'
@@ -291,8 +299,8 @@ def _steps(most: int) -> tuple[int, int]:
 def _dropped(summary: Summary) -> str:
     counts = sorted(summary.dropped.items(), key=lambda entry: (-entry[1], entry[0]))
     rows = [
-        f'<tr><th scope="row">{_text(reason.replace("_", " "))}</th>{_number_cell(count)}'
-        f"<td>{_text(REASONS.get(reason, ''), LONGEST_REASON)}</td></tr>\n"
+        f'<tr><th scope="row">{_text(reason.replace("_", " "))}</th>'
+        f"<td>{_text(RULES.get(reason, ''), LONGEST_REASON)}</td>{_number_cell(count)}</tr>\n"
         for reason, count in counts
         if count
     ]
@@ -302,7 +310,9 @@ def _dropped(summary: Summary) -> str:
     about = (
         f"<p>{number} not in the dataset. The records keep them: with other settings they can come back.</p>"
     )
-    return about + _table("Proposals that were left out", ["Reason", "Proposals", "Rule"], rows, numbers=(1,))
+    return about + _table(
+        "Proposals that were left out", ["Reason", "Rule", "Proposals"], rows, "rules", numbers_from=2
+    )
 
 
 def _splits(summary: Summary) -> str:
@@ -329,7 +339,7 @@ def _duplicates(summary: Summary, pictures: Pictures) -> str:
     )
     photos = _counted(sum(map(len, groups)), "photo", "photos")
     found = [f"<p>{photos} in {_counted(len(groups), 'group', 'groups')} that look alike. {fate}</p>"]
-    text_only = []
+    boxes, text_only = [], []
     for number, group in enumerate(groups[:FAILURES]):
         shown = [name for name in group[:MEMBERS] if name in pictures.photos] if number < GROUPS else []
         if not shown:
@@ -342,7 +352,9 @@ def _duplicates(summary: Summary, pictures: Pictures) -> str:
             for name in shown
         )
         more = f'<p class="names faint">Also: {_names(rest)}</p>' if rest else ""
-        found.append(f'<div class="group"><ul class="shots">{figures}</ul>{more}</div>')
+        boxes.append(f'<div class="group"><ul class="shots">{figures}</ul>{more}</div>')
+    if boxes:
+        found.append(f'<div class="groups">{"".join(boxes)}</div>')
     if text_only:
         found.append(f'<ol class="names">{"".join(text_only)}</ol>')
     if len(groups) > FAILURES:
@@ -364,7 +376,7 @@ def _failures(summary: Summary) -> str:
     rest = len(summary.failures) - len(rows)
     more = f'<p class="names faint">And {rest:,} more.</p>' if rest else ""
     about = f"<p>{number} not in the dataset. The same command, run again, tries only these.</p>"
-    return about + _table("Photos that failed", ["Photo", "Reason"], rows) + more
+    return about + _table("Photos that failed", ["Photo", "Reason"], rows, "failed") + more
 
 
 def _settings(summary: Summary) -> str:
@@ -376,7 +388,7 @@ def _settings(summary: Summary) -> str:
             for name, value in _flat(settings)
         ]
         several = f" ({number} of {len(summary.settings)})" if len(summary.settings) > 1 else ""
-        found.append(_table(f"What made the records{several}", ["Setting", "Value"], rows))
+        found.append(_table(f"What made the records{several}", ["Setting", "Value"], rows, "settings"))
     rest = len(summary.settings) - SETTINGS
     return "".join(found) + (f'<p class="names faint">And {rest:,} others.</p>' if rest > 0 else "")
 
@@ -407,21 +419,27 @@ def _samples(summary: Summary, pictures: Pictures) -> str:
             )
             found.append(
                 f'<section class="class" id="class-{number}" aria-labelledby="class-{number}-title">'
-                f'<h3 id="class-{number}-title">{_dot(one.name)}<bdi>{_text(one.name)}</bdi>'
+                f'<h3 id="class-{number}-title">{_dot(one.name)}<bdi>{_text(one.name, LONGEST_LABEL)}</bdi>'
                 f'<span class="faint">{_of_class(one)}</span></h3>'
                 f'<ul class="shots">{figures}</ul></section>\n'
             )
     best = "The best one" if each == 1 else f"Up to {each}"
     about = f"<p>{best} of each class, from the best to the worst; what is not of the mask is darker.</p>"
     few = ' class="few"' if each <= FEW else ""
-    return f"{about}<div{few}>{''.join(found)}</div>"
+    first = f"{about}<div{few}>{''.join(found[:ROWS])}</div>"
+    if len(found) <= ROWS:
+        return first
+    classes = _counted(len(found) - ROWS, "class", "classes")
+    return (
+        f"{first}<details><summary>{classes} more</summary><div{few}>{''.join(found[ROWS:])}</div></details>"
+    )
 
 
 def _sample(one: ClassSummary, sample: Sample, jpeg: bytes) -> str:
     score = score_of(sample.mask)
     said = "" if score is None else f"<b>{score:.2f}</b>"
     return (
-        f'<li><img src="{_data(jpeg)}" alt="{_text(one.name)}" decoding="async">'
+        f'<li><img src="{_data(jpeg)}" alt="{_text(one.name, LONGEST_LABEL)}" decoding="async">'
         f"<p>{_file_name(sample.file_name)}{said}</p></li>"
     )
 
@@ -436,17 +454,16 @@ def _table(
     css: str = "",
     *,
     numbers_from: int | None = None,
-    numbers: Sequence[int] = (),
 ) -> str:
-    """A table. numbers_from, numbers: the columns that hold numbers, from one on or each by its place."""
+    """A table. numbers_from: the first of the columns that hold numbers, when there are any."""
     cells = "".join(
         f'<th scope="col"{n}>{column}</th>'
         for i, column in enumerate(columns)
-        for n in [' class="n"' if i in numbers or (numbers_from is not None and i >= numbers_from) else ""]
+        for n in [' class="n"' if numbers_from is not None and i >= numbers_from else ""]
     )
     name = f' class="{css}"' if css else ""
     return (
-        f"<table{name}><caption>{caption}</caption><thead><tr>{cells}</tr></thead>"
+        f"<table{name}><caption><span>{caption}</span></caption><thead><tr>{cells}</tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table>"
     )
 
