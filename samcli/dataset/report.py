@@ -380,16 +380,19 @@ def _failures(summary: Summary) -> str:
 
 
 def _settings(summary: Summary) -> str:
+    """The first settings, and of others what differs from them."""
+    flat = [dict(_flat(settings)) for settings in summary.settings]
     found = []
-    for number, settings in enumerate(summary.settings[:SETTINGS], start=1):
+    for number, settings in enumerate(flat[:SETTINGS], start=1):
         rows = [
             f'<tr><th scope="row">{_text(name)}</th>'
-            f"<td><code>{_text(value, LONGEST_REASON)}</code></td></tr>\n"
-            for name, value in _flat(settings)
+            f"<td><code>{_text(settings.get(name, 'none'), LONGEST_REASON)}</code></td></tr>\n"
+            for name in {**settings, **flat[0]}
+            if number == 1 or settings.get(name) != flat[0].get(name)
         ]
-        several = f" ({number} of {len(summary.settings)})" if len(summary.settings) > 1 else ""
-        found.append(_table(f"What made the records{several}", ["Setting", "Value"], rows, "settings"))
-    rest = len(summary.settings) - SETTINGS
+        caption = "What made the records" if number == 1 else "What made others, where it differs"
+        found.append(_table(caption, ["Setting", "Value"], rows, "settings"))
+    rest = len(flat) - SETTINGS
     return "".join(found) + (f'<p class="names faint">And {rest:,} others.</p>' if rest > 0 else "")
 
 
@@ -423,8 +426,14 @@ def _samples(summary: Summary, pictures: Pictures) -> str:
                 f'<span class="faint">{_of_class(one)}</span></h3>'
                 f'<ul class="shots">{figures}</ul></section>\n'
             )
-    best = "The best one" if each == 1 else f"Up to {each}"
-    about = f"<p>{best} of each class, from the best to the worst; what is not of the mask is darker.</p>"
+    about = (
+        f"Up to {each} of each class, the best of their photos first." if each > 1 else "One of each class."
+    )
+    if pictures.alone < sum(map(len, shown)):
+        about += " What is around a mask is darker."
+    if pictures.alone:
+        about += f" {_counted(pictures.alone, 'mask is', 'masks are')} shown alone: the photo is not at hand."
+    about = f"<p>{about}</p>"
     few = ' class="few"' if each <= FEW else ""
     first = f"{about}<div{few}>{''.join(found[:ROWS])}</div>"
     if len(found) <= ROWS:

@@ -46,11 +46,13 @@ GROUPS, MEMBERS = 24, 6  # of them that are shown
 class Pictures:
     """samples: JPEG of each shown sample of each class, in the order of the summary's. side: of the longest.
 
-    photos: small JPEGs of photos that look alike, by path; those that could be read.
+    alone: how many of them are masks without their photo. photos: small JPEGs of photos that look alike, by
+    path; those that could be read.
     """
 
     samples: tuple[tuple[bytes, ...], ...]
     side: int
+    alone: int
     photos: dict[str, bytes]
 
 
@@ -73,6 +75,7 @@ def draw(summary: Summary, photos: Photos | None) -> Pictures:
     alike = {name for group in summary.duplicates[:GROUPS] for name in group[:MEMBERS]} if photos else set()
     found: dict[tuple[int, int], bytes] = {}
     small: dict[str, bytes] = {}
+    alone = 0
     for name in sorted(wanted.keys() | alike):
         pixels = _pixels(photos, name)
         if pixels is not None and name in alike:
@@ -80,15 +83,18 @@ def draw(summary: Summary, photos: Photos | None) -> Pictures:
                 _resized(pixels, shrunk((pixels.shape[0], pixels.shape[1]), SMALL)), room=12_000
             )
         for i, j in wanted.get(name, ()):
-            found[i, j] = _jpeg(crop(shown[i][j], pixels, side), room)
+            sample = shown[i][j]
+            fits = pixels is not None and [*pixels.shape[:2]] == sample.mask.segmentation["size"]
+            alone += not fits
+            found[i, j] = _jpeg(crop(sample, pixels if fits else None, side), room)
     jpegs = tuple(tuple(found[i, j] for j in range(len(samples))) for i, samples in enumerate(shown))
-    return Pictures(jpegs, side, small)
+    return Pictures(jpegs, side, alone, small)
 
 
 def crop(sample: Sample, pixels: NDArray[np.uint8] | None, side: int) -> NDArray[np.uint8]:
-    """What is around a mask, darker, with its outline; of a photo that is None or of another size, the mask.
+    """A mask with its outline and, darker, what is around it; without a photo the mask alone.
 
-    pixels: (H, W, 3) uint8 RGB. side: of the crop's longer side. Returns (h, w, 3) uint8 RGB; a square where
+    pixels: (H, W, 3) uint8 RGB, of the mask's size. side: of the crop's longer side. Returns (h, w, 3) uint8 RGB; a square where
     the image has the room.
     """
     height, width = sample.mask.segmentation["size"]
@@ -101,7 +107,7 @@ def crop(sample: Sample, pixels: NDArray[np.uint8] | None, side: int) -> NDArray
     size = max(1, round(inside.shape[0] * scale)), max(1, round(inside.shape[1] * scale))
     cover = _resized(inside, size)
     mask = (cover >= min(0.5, float(cover.max()) / 2)) & (cover > 0)  # what is thin stays
-    if pixels is None or pixels.shape[:2] != (height, width):
+    if pixels is None:
         alone = replace(sample.mask, segmentation=encode_rle(mask))
         return overlay(neutral(size), [alone], least_labelled=mask.size + 1)
     canvas = _resized(pixels[y:y_end, x:x_end], size)
