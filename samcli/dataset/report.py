@@ -17,6 +17,7 @@ from typing import Any
 from samcli.dataset.plots import SOFTWARE, plots
 from samcli.dataset.samples import GROUPS, MEMBERS, Pictures, class_sheet, draw
 from samcli.dataset.summary import BINS, ClassSummary, Sample, Summary
+from samcli.errors import SamcliError
 from samcli.formats.atomic import clean_up, write_bytes
 from samcli.formats.table import Photos
 from samcli.viz.colors import colors, label_index
@@ -97,10 +98,13 @@ def _remove_others(folder: Path, names: set[str]) -> None:
     """Remove PNGs with our mark that have none of these names."""
     for path in sorted(folder.glob("*.png")):
         if path.name not in names and path.is_file():
-            with path.open("rb") as file:
-                ours = b"Software\0" + SOFTWARE.encode() in file.read(256)
-            if ours:
-                path.unlink()
+            try:
+                with path.open("rb") as file:
+                    ours = b"Software\0" + SOFTWARE.encode() in file.read(256)
+                if ours:
+                    path.unlink()
+            except OSError as error:
+                raise SamcliError(f"cannot remove {path}: {error.strerror}; remove it yourself") from error
 
 
 # The page

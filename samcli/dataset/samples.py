@@ -94,8 +94,8 @@ def draw(summary: Summary, photos: Photos | None) -> Pictures:
 def crop(sample: Sample, pixels: NDArray[np.uint8] | None, side: int) -> NDArray[np.uint8]:
     """A mask with its outline and, darker, what is around it; without a photo the mask alone.
 
-    pixels: (H, W, 3) uint8 RGB, of the mask's size. side: of the crop's longer side. Returns (h, w, 3) uint8 RGB; a square where
-    the image has the room.
+    pixels: (H, W, 3) uint8 RGB, of the mask's size. side: of the crop's longer side. Returns (h, w, 3) uint8
+    RGB, a square where the image has the room. Raises SamcliError for a damaged mask.
     """
     height, width = sample.mask.segmentation["size"]
     left, top, bits = decode_window(sample.mask.segmentation)
@@ -114,13 +114,10 @@ def crop(sample: Sample, pixels: NDArray[np.uint8] | None, side: int) -> NDArray
     canvas[~mask] = (canvas[~mask] * DIM).astype(np.uint8)
     color = tuple(int(v) for v in mask_colors([sample.mask])[0])
     line = max(2, side // 100)
-    ring = (
-        cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, 5)
-        if mask.any()
-        else np.full(size, np.inf)
-    )
-    canvas[~mask & (ring <= line + 1.5)] = 0  # seen on bright and dark alike, and hides nothing of the mask
-    canvas[~mask & (ring <= line)] = color
+    if mask.any():  # the outline lies around the mask, hides nothing of it, and is seen on bright and dark
+        away = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, 5)
+        canvas[~mask & (away <= line + 1.5)] = 0
+        canvas[~mask & (away <= line)] = color
     return canvas
 
 
