@@ -69,7 +69,7 @@ def write_report(place: Path, summary: Summary, photos: Photos | None) -> tuple[
     slugs = _slugs(one.name for one in summary.classes)
     for one, slug, jpegs in zip(summary.classes, slugs, pictures.samples, strict=False):
         if jpegs:
-            sheet = class_sheet(f"{one.name}: {_of_class(one)}", one.samples, jpegs, pictures.side)
+            sheet = class_sheet(one.name, _of_class(one), one.samples, jpegs, pictures.side)
             write(folder / "samples" / f"{slug}.png", sheet)
     _remove_others(folder / "samples", {path.name for path in written})
     write(page, _page(summary, pictures).encode())

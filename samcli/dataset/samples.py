@@ -21,8 +21,8 @@ from samcli.masks import decode_window, encode_rle
 from samcli.viz.colors import mask_colors
 from samcli.viz.gallery import score_of, shrunk
 from samcli.viz.overlay import overlay
-from samcli.viz.sheet import GAP, GROUND, TEXT, Cell, marked_png, neutral, sheet
-from samcli.viz.text import fitted
+from samcli.viz.sheet import FAINT, GAP, GROUND, TEXT, Cell, marked_png, neutral, sheet
+from samcli.viz.text import fitted, plain
 
 SIDES = ((200, 320), (600, 240))
 """Up to so many samples, so long is a crop's side, in pixels."""
@@ -39,6 +39,8 @@ Pixel = TypeVar("Pixel", np.uint8, np.float32)
 QUALITIES = (82, 65, 45, 25)  # of JPEG, the first that is small enough
 
 SMALL = 160  # pixels of the long side of photos that look alike
+NARROWEST = 440  # pixels of a sheet, so that its title has room
+
 GROUPS, MEMBERS = 24, 6  # of them that are shown
 
 
@@ -158,16 +160,20 @@ def _jpeg(pixels: NDArray[np.uint8], room: int) -> bytes:
         picture = picture.resize((-(-picture.width // 2), -(-picture.height // 2)))
 
 
-def class_sheet(title: str, samples: Sequence[Sample], jpegs: Sequence[bytes], side: int) -> bytes:
-    """The sheet of a class as PNG: its title, and the crops with the paths and scores of their photos."""
+def class_sheet(
+    title: str, about: str, samples: Sequence[Sample], jpegs: Sequence[bytes], side: int
+) -> bytes:
+    """The sheet of a class as PNG: two lines about it, and its crops with their photos' paths and scores."""
     cells = []
     for sample, jpeg in zip(samples, jpegs, strict=False):
         score = score_of(sample.mask)
         note = "no score" if score is None else f"score {score:.2f}"
         cells.append(Cell(sample.file_name, note, np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))))
     pixels = sheet(cells, (side, side))
-    page = Image.new("RGB", (pixels.shape[1], pixels.shape[0] + 2 * GAP), GROUND)
-    page.paste(Image.fromarray(pixels), (0, 2 * GAP))
-    text, letters = fitted(title, page.width - 2 * GAP, 20)
-    ImageDraw.Draw(page).text((GAP, 1.4 * GAP), text, fill=TEXT, font=letters, anchor="lm")
+    page = Image.new("RGB", (max(NARROWEST, pixels.shape[1]), pixels.shape[0] + 3 * GAP), GROUND)
+    page.paste(Image.fromarray(pixels), (0, 3 * GAP))
+    draw = ImageDraw.Draw(page)
+    for text, size, middle, color in ((title, 20, 1.5 * GAP, TEXT), (about, 14, 2.8 * GAP, FAINT)):
+        line, letters = fitted(plain(text), page.width - 2 * GAP, size)
+        draw.text((GAP, middle), line, fill=color, font=letters, anchor="lm")
     return marked_png(np.asarray(page), SOFTWARE)

@@ -20,9 +20,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from samcli.dataset import samples
 from samcli.dataset.plots import MOST_BARS, plots
 from samcli.dataset.report import RULES, write_report
-from samcli.dataset.samples import MOST, samples_per_class
+from samcli.dataset.samples import MOST, MOST_BYTES, samples_per_class
 from samcli.dataset.summary import BINS, SAMPLES, ClassSummary, Sample, Split, Summary
 from samcli.errors import SamcliError
 from samcli.masks import encode_rle
@@ -413,18 +414,25 @@ def test_masks_of_any_size_and_place(tmp_path: Path, size: tuple[int, int], box:
 
 
 def test_five_hundred_classes_fit(tmp_path: Path) -> None:
-    noise = np.random.default_rng(1).integers(0, 255, (*SIZE, 3), np.uint8)  # JPEG can make nothing of it
-    classes = [
-        one_class(
-            f"class {i} " * 20, [sample("a", (i % 100, 9, 40, 50), score=1 - j / 12) for j in range(SAMPLES)]
-        )
-        for i in range(500)
-    ]
-    page = report(tmp_path, summary(*classes), Pixels(a=noise))
+    shots = [sample("a", (3 * i, 9, 40, 50), score=1 - i / 12) for i in range(SAMPLES)]
+    page = report(
+        tmp_path, summary(*(one_class(f"class {i} " * 20, shots) for i in range(500))), Pixels(a=photo())
+    )
     assert (tmp_path / "report.html").stat().st_size < 15e6
     assert len(page.all("img")) == 500 * samples_per_class(500) == 1000
     assert sum(cells[0].startswith("class ") for cells in page.cells) == 500
     assert len({*(tmp_path / "report" / "samples").iterdir()}) == 500
+
+
+def test_the_samples_have_so_many_bytes_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = np.random.default_rng(1).integers(0, 255, (*SIZE, 3), np.uint8)  # JPEG can make nothing of it
+    classes = [one_class(f"c{i}", [sample("a")] * SAMPLES) for i in range(10)]
+    free = samples.draw(summary(*classes), Pixels(a=noise))
+    monkeypatch.setattr(samples, "MOST_BYTES", 240_000)
+    bound = samples.draw(summary(*classes), Pixels(a=noise))
+    assert sum(len(one) for jpegs in free.samples for one in jpegs) > 2_000_000
+    assert all(100 < len(one) <= 2000 for jpegs in bound.samples for one in jpegs)
+    assert MOST_BYTES * 4 / 3 < 14e6, "as base64"
 
 
 def test_more_classes_than_samples_may_be(tmp_path: Path) -> None:
