@@ -42,8 +42,8 @@ NEUTRAL = (58, 62, 68)  # in place of a photo
 class Cell:
     """One image of a sheet.
 
-    name: its path. note: a line about it, or why it failed. picture: (h, w, 3) uint8 RGB, within CELL; None
-    for an image that failed.
+    name: its path. note: a line about it, or why it failed. picture: (h, w, 3) uint8 RGB, no larger than a
+    cell; None for an image that failed.
     """
 
     name: str
@@ -72,39 +72,44 @@ def drawn_small(
     return overlay(pixels, small, least_labelled=LEAST_LABELLED)
 
 
-def sheet(cells: Sequence[Cell]) -> NDArray[np.uint8]:
-    """The sheet of at most ROWS * COLUMNS cells, as high and wide as it needs: (H, W, 3) uint8 RGB."""
+def sheet(cells: Sequence[Cell], box: tuple[int, int] = CELL) -> NDArray[np.uint8]:
+    """The sheet of at most ROWS * COLUMNS cells, as high and wide as it needs: (H, W, 3) uint8 RGB.
+
+    box: (width, height) of the place for a picture, in pixels.
+    """
     columns = max(1, min(COLUMNS, len(cells)))
     rows = max(1, -(-len(cells) // columns))
-    step = CELL[0] + GAP, CELL[1] + CAPTION + GAP
+    step = box[0] + GAP, box[1] + CAPTION + GAP
     page = Image.new("RGB", (GAP + columns * step[0], GAP + rows * step[1]), GROUND)
     draw = ImageDraw.Draw(page)
     for i, cell in enumerate(cells):
         left, top = GAP + i % columns * step[0], GAP + i // columns * step[1]
-        _draw(page, draw, cell, left, top)
+        _draw(page, draw, cell, (left, top), box)
     return np.asarray(page)
 
 
-def marked_png(pixels: NDArray[np.uint8]) -> bytes:
-    """PNG bytes of a picture (H, W, 3) uint8 RGB, with PNG_MARK near the start."""
+def marked_png(pixels: NDArray[np.uint8], software: str = "samcli view") -> bytes:
+    """PNG bytes of a picture (H, W, 3) uint8 RGB, with the mark of what made it near the start (PNG_MARK)."""
     buffer, note = io.BytesIO(), PngInfo()
-    note.add_text("Software", "samcli view")
+    note.add_text("Software", software)
     Image.fromarray(pixels).save(buffer, "PNG", pnginfo=note)
     return buffer.getvalue()
 
 
-def _draw(page: Image.Image, draw: Any, cell: Cell, left: int, top: int) -> None:
-    draw.rectangle((left, top, left + CELL[0] - 1, top + CELL[1] - 1), fill=BESIDE)
+def _draw(page: Image.Image, draw: Any, cell: Cell, at: tuple[int, int], box: tuple[int, int]) -> None:
+    """at: (left, top). box: (width, height)."""
+    left, top = at
+    draw.rectangle((left, top, left + box[0] - 1, top + box[1] - 1), fill=BESIDE)
     if cell.picture is not None:
         height, width = cell.picture.shape[:2]
-        at = left + (CELL[0] - width) // 2, top + (CELL[1] - height) // 2
-        page.paste(Image.fromarray(cell.picture), at)
+        middle = left + (box[0] - width) // 2, top + (box[1] - height) // 2
+        page.paste(Image.fromarray(cell.picture), middle)
     else:
         text, letters = letters_for(plain(cell.note, 300), 15)
         lines = "\n".join(textwrap.wrap(text, 40))  # so many letters of this size fit a cell
         draw.multiline_text((left + GAP / 2, top + GAP / 2), lines, fill=FAILED, font=letters, spacing=5)
-    below, failed = top + CELL[1], cell.picture is None
+    below, failed = top + box[1], cell.picture is None
     second = ("failed", 13, 34, FAILED) if failed else (cell.note, 13, 34, FAINT)
     for text, size, offset, color in ((cell.name, 15, 15, TEXT), second):
-        line, letters = fitted(text, CELL[0], size)
+        line, letters = fitted(text, box[0], size)
         draw.text((left, below + offset), line, fill=color, font=letters, anchor="lm")

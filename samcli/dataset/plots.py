@@ -1,0 +1,203 @@
+"""A dataset's report as pictures: plots of its classes, scores and sizes, as PNG."""
+
+from __future__ import annotations
+
+import io
+import logging
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from samcli.dataset.summary import BINS, Summary
+from samcli.viz.text import DOTS, letters_for, plain
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SOFTWARE = "samcli annotate"
+"""Stands in every PNG of a report, and tells our pictures from others."""
+
+MOST_BARS = 40  # classes in a plot; the bars of more would be too thin
+MOST_LETTERS = 36  # of a class's name; those of East Asia are twice as wide
+DPI = 144
+
+ACCEPTED, REVIEW, EXISTING = "#1f5fd0", "#d98200", "#5f7d72"  # as in report.css in the light
+TEXT, FAINT, LINE = "#17191d", "#596069", "#d9dce2"
+
+
+def plots(summary: Summary) -> dict[str, bytes]:
+    """The plots as PNG, by the names of their files. The same summary gives the same bytes."""
+    with _matplotlib():
+        return {
+            "classes.png": _classes(summary),
+            "scores.png": _scores(summary),
+            "sizes.png": _sizes(summary),
+        }
+
+
+@contextmanager
+def _matplotlib() -> Iterator[None]:
+    """Matplotlib as it comes, whatever the user's matplotlibrc says, and without its talk.
+
+    It logs when it looks through the system's fonts, and when it finds no place to keep what it saw; it then
+    makes one below the temporary folder by itself.
+    """
+    log = logging.getLogger("matplotlib")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        import matplotlib
+
+        with matplotlib.rc_context():
+            matplotlib.rcdefaults()
+            matplotlib.rcParams.update({"font.size": 10, "text.color": TEXT, "axes.edgecolor": LINE})
+            yield
+    finally:
+        log.setLevel(level)
+
+
+def _classes(summary: Summary) -> bytes:
+    """How many annotations each class has; the most frequent on top."""
+    shown = summary.classes[:MOST_BARS]
+    names = [_letters(_short(one.name)) for one in shown]
+    totals = [one.accepted + one.to_review + one.existing for one in shown]
+    count, rest = len(summary.classes), len(summary.classes) - len(shown)
+    note = (
+        f"the {len(shown)} most frequent of {count:,} classes"
+        if rest
+        else _counted(count, "class", "classes")
+    )
+
+    def draw(axes: Axes) -> None:
+        places = range(len(shown))
+        parts = [
+            [one.accepted for one in shown],
+            [one.to_review for one in shown],
+            [one.existing for one in shown],
+        ]
+        _stacked(parts, lambda values, bottom, **look: axes.barh(places, values, 0.7, left=bottom, **look))
+        axes.set_yticks(list(places), [text for text, _ in names])
+        for label, (_, font) in zip(axes.get_yticklabels(), names, strict=True):
+            label.set_parse_math(False)  # a $ is a letter
+            label.set_fontproperties(font)
+        most = max(totals)
+        for place, total in zip(places, totals, strict=True):
+            axes.text(total + most / 100, place, f"{total:,}", va="center", color=FAINT, fontsize=9)
+        axes.set(xlim=(0, most * 1.09), ylim=(len(shown) - 0.4, -0.6))
+        axes.grid(axis="x", color=LINE)
+        axes.tick_params(axis="y", labelcolor=TEXT)
+        axes.xaxis.set_major_locator(_whole_numbers())
+
+    return _png(
+        f"Annotations per class: {note}",
+        draw if sum(totals) else None,
+        tall=max(2.4, 1.3 + 0.26 * len(shown)),
+    )
+
+
+def _scores(summary: Summary) -> bytes:
+    def draw(axes: Axes) -> None:
+        _histogram(axes, [summary.scores, summary.review_scores])
+        axes.set(xlabel="score", ylabel="proposals")
+
+    some = any(summary.scores) or any(summary.review_scores)
+    return _png("Scores of the proposals", draw if some else None)
+
+
+def _sizes(summary: Summary) -> bytes:
+    def draw(axes: Axes) -> None:
+        from matplotlib.ticker import PercentFormatter
+
+        _histogram(axes, [summary.sizes])
+        axes.set(xlabel="side: the square root of the share of the image", ylabel="annotations")
+        axes.xaxis.set_major_formatter(PercentFormatter(1))
+        axes.legend().remove()
+
+    return _png("Sizes of the annotations", draw if any(summary.sizes) else None)
+
+
+def _histogram(axes: Axes, parts: Sequence[Sequence[int]]) -> None:
+    """Stacked bars of BINS equal parts of 0 to 1."""
+    left = [i / BINS for i in range(BINS)]
+    _stacked(
+        parts,
+        lambda values, bottom, **look: axes.bar(
+            left, values, 0.92 / BINS, bottom=bottom, align="edge", **look
+        ),
+    )
+    axes.set_xlim(0, 1)
+    axes.grid(axis="y", color=LINE)
+    axes.yaxis.set_major_locator(_whole_numbers())
+
+
+def _stacked(parts: Sequence[Sequence[int]], bars: Callable[..., Any]) -> None:
+    """Bars of accepted ones, on them those to review, and on these those that were there before."""
+    bottom = [0] * len(parts[0])
+    looks = (("accepted", ACCEPTED), ("to review", REVIEW), ("existing", EXISTING))
+    for values, (label, color) in zip(parts, looks, strict=False):
+        if any(values):
+            bars(values, bottom, color=color, label=label)
+            bottom = [low + value for low, value in zip(bottom, values, strict=True)]
+
+
+def _whole_numbers() -> Any:
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(nbins=6, integer=True)
+
+
+def _png(title: str, draw: Callable[[Axes], None] | None, tall: float = 4.2) -> bytes:
+    """A picture of `tall` inches. draw: fills the axes; without it the picture says that there is nothing."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, tall), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
+    if draw is None:
+        axes.set_axis_off()
+        axes.text(0, 0.6, "There are none.", color=FAINT, fontsize=12)
+    else:
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(length=0, labelcolor=FAINT)
+        axes.xaxis.label.set_color(FAINT)
+        axes.yaxis.label.set_color(FAINT)
+        axes.set_axisbelow(True)
+        draw(axes)
+        handles, _ = axes.get_legend_handles_labels()
+        if len(handles) > 1:
+            axes.legend(loc="best", frameon=False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": SOFTWARE})
+    return buffer.getvalue()
+
+
+def _short(name: str) -> str:
+    """A class's name on one line, cut to MOST_LETTERS."""
+    name, wide = plain(name, 10 * MOST_LETTERS), 0
+    for end, letter in enumerate(name):
+        wide += 2 if unicodedata.east_asian_width(letter) in "WF" else 1
+        if wide > MOST_LETTERS:
+            return name[:end] + DOTS
+    return name
+
+
+def _letters(text: str) -> tuple[str, Any]:
+    """The text and a font that can draw it: matplotlib's own, or what `letters_for` finds."""
+    import matplotlib
+    from matplotlib.font_manager import FontProperties, get_font
+
+    own = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
+    path: str | Path = own
+    letters = get_font(str(own))
+    if not all(letters.get_char_index(ord(letter)) for letter in text):
+        text, other = letters_for(text, 16)
+        path = own if text.isascii() else other.path
+    return text, FontProperties(fname=path)
+
+
+def _counted(number: int, one: str, more: str) -> str:
+    return f"{number:,} {one if number == 1 else more}"
