@@ -1,5 +1,6 @@
-"""From words to masks: a detector finds boxes for phrases, the predictor cuts them out (Grounded SAM); a tagger
-may say the phrases.
+"""From words to masks: a detector finds boxes for phrases, the predictor cuts them out (Grounded SAM).
+
+The phrases are given, or a tagger says them.
 
 The one place where taggers, detectors and the predictor meet.
 """

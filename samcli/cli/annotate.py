@@ -406,7 +406,9 @@ def _shares(text: str) -> tuple[float, ...]:
         shares = tuple(float(part) for part in text.split(","))
     except ValueError:
         shares = ()
-    if not (2 <= len(shares) <= 3 and all(0 <= share <= 1 for share in shares) and abs(sum(shares) - 1) < 1e-6):
+    if not (
+        2 <= len(shares) <= 3 and all(0 <= share <= 1 for share in shares) and abs(sum(shares) - 1) < 1e-6
+    ):
         raise UsageError(f"--split {text!r} is not two or three shares that make 1, such as 0.8,0.1,0.1")
     return shares
 

@@ -13,7 +13,7 @@ from samcli.batch import Room
 from samcli.cli import options
 from samcli.cli.folder import FolderSink, nothing_found, run_images
 from samcli.cli.inputs import PIPED, Decoded, listed_file, parse_pixels, read_picture, shown
-from samcli.cli.masking import Found, Masked, MaskWork, masked, one_by_one
+from samcli.cli.masking import Masked, MaskWork, masked, one_by_one
 from samcli.cli.model import Model, ModelOptions
 from samcli.cli.pictures import NOTHING_FOUND
 from samcli.cli.prompts import STDIN

@@ -19,6 +19,7 @@ from samcli.dataset.existing import Base, Known, open_base
 from samcli.dataset.outputs import (
     ANNOTATIONS,
     LABELS,
+    OVERLAYS,
     PARTS,
     TO_REVIEW,
     annotation_files,
@@ -26,6 +27,7 @@ from samcli.dataset.outputs import (
     format_folder,
     making,
 )
+from samcli.dataset.overlays import Overlays
 from samcli.dataset.summary import Split, Summary
 from samcli.dataset.tally import Tally
 from samcli.errors import SamcliError, StopError
@@ -50,7 +52,7 @@ class Plan:
     base: COCO instances that proposals are added to. split: shares of train, val and, if three, test.
     formats: names in `samcli.formats.table.FORMATS`, each written into a folder of its name.
     skip_duplicates: of photos that look alike only the first is taken. label_json: also labels/, as the
-    published Grounded-SAM demo writes them. labels: categories that come first, in this order. photos: where
+    published Grounded-SAM demo writes them. overlays: also the photos with what was taken on them. labels: categories that come first, in this order. photos: where
     they are, if some format wants them.
     """
 
@@ -60,6 +62,7 @@ class Plan:
     formats: tuple[str, ...] = ()
     skip_duplicates: bool = False
     label_json: bool = False
+    overlays: bool = False
     labels: tuple[str, ...] = ()
     photos: Photos | None = None
 
@@ -89,7 +92,8 @@ class Plan:
         found = {ANNOTATIONS, *(f"{part}.json" for part in self.parts), *self.formats}
         if self.curation.confident is not None:
             found.add(TO_REVIEW)
-        return found | {LABELS} if self.label_json else found
+        found |= {LABELS} if self.label_json else set()
+        return found | {OVERLAYS} if self.overlays else found
 
 
 def check(place: Path, plan: Plan) -> None:
@@ -226,6 +230,7 @@ class _Builder:
             self.labels = (
                 stack.enter_context(new_folder(self.place / LABELS, ours=True)) if plan.label_json else None
             )
+            self.overlays = Overlays(self.place / OVERLAYS, plan.photos) if plan.overlays else None
             self.writers = {
                 name: stack.enter_context(
                     format_folder(
@@ -246,6 +251,12 @@ class _Builder:
                 elif record.file_name in known:
                     self._image(PurePosixPath(name), record)
             self.out.finish(self._categories(), base.more if base else {}, self.next_annotation)
+            if self.overlays:
+                self.overlays.finish()
+                if self.overlays.missing:
+                    count = self.overlays.missing
+                    what = "the photo of one image is" if count == 1 else f"the photos of {count} images are"
+                    self.note(f"{what} not at hand, so not drawn")
         return Summary(
             images=self.out.whole.images,
             empty=self.tally.empty,
@@ -318,6 +329,8 @@ class _Builder:
         for mask in curated.accepted:
             self.out.annotation(self._annotation(mask, self.next_annotation, own, provenance), part)
             self.next_annotation += 1
+        if self.overlays:
+            self.overlays.add(name, record, curated)
         self.out.review(image, [self._annotation(mask, 0, own, provenance) for mask in curated.to_review])
         if self.writers or self.labels:
             masks = self._masks(known, curated.accepted)

@@ -20,11 +20,12 @@ from samcli.formats.yolo import data_yaml
 ANNOTATIONS = "annotations.json"
 TO_REVIEW = "to_review.json"
 LABELS = "labels"
+OVERLAYS = "overlays"
 PARTS = ("train", "val", "test")
 MADE = "dataset.json"
 """Lists the files and folders that are ours: {"samcli": {"dataset": 1, "made": [...]}}."""
 
-_POSSIBLE = {ANNOTATIONS, TO_REVIEW, LABELS, *(f"{part}.json" for part in PARTS), *FORMATS}
+_POSSIBLE = {ANNOTATIONS, TO_REVIEW, LABELS, OVERLAYS, *(f"{part}.json" for part in PARTS), *FORMATS}
 
 Note = Callable[[str], None]
 
