@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,24 +20,22 @@ from samcli.cli.photos import ListedPhotos, PhotoFolder
 from samcli.cli.pictures import NOTHING_FOUND, Pictures, RecordSink
 from samcli.cli.report import Report, UsageError, json_line, plural, write_stdout
 from samcli.cli.tagger import Tagging
-from samcli.dataset.build import Plan, build
+from samcli.dataset.build import RECORDS, Plan, build, check
 from samcli.dataset.curate import Curation, read_class_scores
 from samcli.dataset.report import write_report
 from samcli.dataset.summary import Summary
 from samcli.errors import SamcliError
-from samcli.formats.table import FORMATS, Photos
+from samcli.formats.table import Photos
 from samcli.images import MAX_PIXELS
 
 if TYPE_CHECKING:
     from samcli.cli.masking import Look
     from samcli.predictor import Predictor
 
-RECORDS = "records"  # the folder of the dataset that holds them
-
 _BUILD = {
-    "output", "rebuild", "images_folder", "min_area", "max_area", "min_score", "class_thresholds", "confident",
-    "base", "split", "format_", "label_json", "skip_duplicates", "overlay", "labels", "fail_empty", "quiet",
-    "json",
+    "output", "rebuild", "images_folder", "min_area", "max_area", "min_score", "class_thresholds",
+    "confident", "base", "split", "format_", "label_json", "skip_duplicates", "overlay", "labels",
+    "fail_empty", "quiet", "json",
 }  # fmt: skip
 """Parameters that matter to what is made of records."""
 
@@ -217,7 +216,8 @@ def annotate(
     if (output is None) == (rebuild is None):
         raise UsageError("give -o DIR for the dataset; or --rebuild DIR to make one anew from its records")
     labelled = () if labels is None else asked_for(None, labels)
-    plan = Plan(
+    wanted = partial(
+        Plan,
         curation=Curation(
             min_score=options.score(min_score),
             class_scores={} if class_thresholds is None else read_class_scores(class_thresholds),
@@ -227,19 +227,18 @@ def annotate(
         ),
         base=base,
         split=None if split is None else _shares(split),
-        formats=_formats(format_),
+        formats=tuple(dict.fromkeys(format_)),
         skip_duplicates=skip_duplicates,
         label_json=label_json,
+        overlays=overlay,
         labels=labelled,
     )
     if rebuild is not None:
         _refuse_models(context)
-        place, photos = rebuild, None if images_folder is None else _folder(images_folder)
-        if not (place / RECORDS).is_dir():
-            raise SamcliError(f"{place} has no folder {RECORDS}; give a dataset that annotate -o made")
-        made = _make(report, place, replace(plan, photos=photos), overlay)
+        photos = None if images_folder is None else _folder(images_folder)
+        made = _make(report, rebuild, wanted(photos=photos))
         if json:
-            write_stdout(json_line(made.to_json(place)))
+            write_stdout(json_line(made.to_json(rebuild)))
         raise typer.Exit(made.code(fail_empty))
     assert output is not None
     if images_folder is not None:
@@ -251,6 +250,8 @@ def annotate(
     )
     inputs = options.inputs(images, output, files_from, null, root, keep_extension, include, exclude, shard)
     settings = ModelOptions(model, device, dtype, threads, elsewhere=ray is not None)
+    plan = wanted(photos=_photos(inputs))
+    check(output, plan)
     tagging = Tagging(labelled, tagger, tag_threshold, max_tags, dtype)
     tagging.check()
     grounding = Grounding(labelled if tagging.fixed else (), config, detector, dtype)
@@ -279,7 +280,7 @@ def annotate(
         why = "the other parts are done" if shard is not None else "more images are done"
         report.note(f"note: records only; when {why}: samcli annotate --rebuild {output}")
     else:
-        made = _make(report, output, replace(plan, photos=_photos(inputs)), overlay)
+        made = _make(report, output, plan)
         told |= made.to_json(output)
         code = code or made.code(fail_empty)
     if json:
@@ -339,7 +340,7 @@ class _Made:
         return {
             "dataset": str(place),
             "dataset_images": made.images,
-            "annotations": made.annotations,
+            "annotations": made.accepted + made.existing,
             "categories": len(made.classes),
             "to_review": made.to_review,
             "existing": made.existing,
@@ -352,23 +353,28 @@ class _Made:
         """The exit code."""
         if self.summary.failures:
             return 3
-        return NOTHING_FOUND if fail_empty and not self.summary.annotations else 0
+        empty = not (self.summary.accepted or self.summary.existing)
+        return NOTHING_FOUND if fail_empty and empty else 0
 
 
-def _make(report: Report, place: Path, plan: Plan, overlays: bool) -> _Made:
+def _make(report: Report, place: Path, plan: Plan) -> _Made:
     """Make the dataset of the records in `place`, with its report, and say what it holds."""
-    if overlays and plan.photos:
-        plan = replace(plan, overlays=True)
-    summary = build(place, plan, report.note)
-    files = write_report(place, summary, plan.photos)
-    dropped = ", ".join(f"{count} {reason}" for reason, count in summary.dropped.items() if count)
-    told = [f"{plural(summary.annotations, 'annotations')} of {plural(len(summary.classes), 'categories')}"]
-    told += [f"{summary.to_review} to review"] if summary.to_review else []
-    told += [f"left out: {dropped}"] if dropped else []
-    groups = len(summary.duplicates)
-    told += [f"{plural(groups, 'groups')} of photos that look alike"] if groups else []
-    report.note(f"{plural(summary.images, 'images')}, {'; '.join(told)}; see {place / 'report.html'}")
-    return _Made(summary, files)
+    made = build(place, plan, lambda line: report.note(f"note: {line}"))
+    files = write_report(place, made, plan.photos)
+    classes = len(made.classes)
+    told = [
+        plural(made.images, "images"),
+        f"{plural(made.accepted + made.existing, 'annotations')} of "
+        + ("1 category" if classes == 1 else f"{classes} categories"),
+    ]
+    told += [f"{made.to_review} to review"] if made.to_review else []
+    dropped = sum(made.dropped.values())
+    told += [f"{dropped} left out"] if dropped else []
+    alike = sum(len(group) - 1 for group in made.duplicates)
+    told += [f"{plural(alike, 'photos')} like others{' left out' * made.skipped}"] if alike else []
+    told += [f"{len(made.failures)} failed"] if made.failures else []
+    report.note(f"{', '.join(told)}; see {place / 'report.html'}")
+    return _Made(made, files)
 
 
 def _photos(inputs: Inputs) -> Photos | None:
@@ -396,26 +402,13 @@ def _refuse_models(context: typer.Context) -> None:
         if source is not None and source.name == "COMMANDLINE" and parameter.name not in _BUILD:
             name = parameter.opts[-1] if parameter.opts[-1].startswith("-") else "images"
             raise UsageError(
-                f"--rebuild uses no model, so it goes without {name}; what it can change is in the panel Dataset"
+                f"--rebuild uses no model, so it goes without {name}; its options are in the panel Dataset"
             )
 
 
 def _shares(text: str) -> tuple[float, ...]:
     """What --split says. Raises UsageError."""
     try:
-        shares = tuple(float(part) for part in text.split(","))
+        return tuple(float(part) for part in text.split(","))
     except ValueError:
-        shares = ()
-    if not (
-        2 <= len(shares) <= 3 and all(0 <= share <= 1 for share in shares) and abs(sum(shares) - 1) < 1e-6
-    ):
-        raise UsageError(f"--split {text!r} is not two or three shares that make 1, such as 0.8,0.1,0.1")
-    return shares
-
-
-def _formats(names: list[str]) -> tuple[str, ...]:
-    """What --format says, each once. Raises UsageError."""
-    for name in names:
-        if name not in FORMATS:
-            raise UsageError(f"--format {name!r} is unknown; known: {', '.join(FORMATS)}")
-    return tuple(dict.fromkeys(names))
+        raise UsageError(f"--split {text!r} is not shares, such as 0.8,0.1,0.1") from None

@@ -52,8 +52,8 @@ class Plan:
     base: COCO instances that proposals are added to. split: shares of train, val and, if three, test.
     formats: names in `samcli.formats.table.FORMATS`, each written into a folder of its name.
     skip_duplicates: of photos that look alike only the first is taken. label_json: also labels/, as the
-    published Grounded-SAM demo writes them. overlays: also the photos with what was taken on them. labels: categories that come first, in this order. photos: where
-    they are, if some format wants them.
+    published Grounded-SAM demo writes them. overlays: also the photos with what was taken on them. labels:
+    categories that come first, in this order. photos: where they are, for formats and overlays.
     """
 
     curation: Curation = field(default_factory=Curation)
@@ -112,7 +112,8 @@ def build(place: Path, plan: Plan, note: Callable[[str], None]) -> Summary:
     """Write the dataset of `place`/records/ into `place`, in place of what an earlier build wrote.
 
     Every record is read twice, and never more than one is held. The same records and plan give the same
-    bytes. What fails is a failure of its image. note: told what the user should know, a line each. Raises SamcliError when nothing can be built; what was there then stays.
+    bytes. What fails is a failure of its image. note: told what the user should know, a line each. Raises
+    SamcliError when nothing can be built; what was there then stays.
     """
     check(place, plan)
     if not (place / RECORDS).is_dir():

@@ -395,15 +395,15 @@ def test_500_labels(samcli: Samcli, animals: Path) -> None:
         ),
         (
             ("--rebuild", "set", "-m", "tiny"),
-            "--rebuild uses no model, so it goes without --model; what it can change is in the panel Dataset",
+            "--rebuild uses no model, so it goes without --model; its options are in the panel Dataset",
         ),
         (
             ("--rebuild", "set", "photos"),
-            "--rebuild uses no model, so it goes without images; what it can change is in the panel Dataset",
+            "--rebuild uses no model, so it goes without images; its options are in the panel Dataset",
         ),
         (
-            ("photos", "-o", "set", "--split", "0.8,0.1"),
-            "--split '0.8,0.1' is not two or three shares that make 1, such as 0.8,0.1,0.1",
+            ("photos", "-o", "set", "--split", "most,few"),
+            "--split 'most,few' is not shares, such as 0.8,0.1,0.1",
         ),
         (("photos", "-o", "set", "--images", "photos"), "--images goes with --rebuild; the photos are the "
          "arguments here"),
@@ -418,4 +418,4 @@ def test_wrong_usage(samcli: Samcli, photos: Path, args: tuple[str, ...], line: 
 def test_a_rebuild_needs_records(samcli: Samcli, photos: Path) -> None:
     result = samcli("annotate", "--rebuild", "photos")
     assert result.code == 1
-    assert result.err == "error: photos has no folder records; give a dataset that annotate -o made\n"
+    assert result.err == "error: photos holds no records/; give a folder that samcli annotate wrote\n"
