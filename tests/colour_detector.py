@@ -34,6 +34,13 @@ class ColourDetector:
         self.calls.append(len(images))
         return [self._detect(image, phrases, thresholds) for image in images]
 
+    def knows(self, phrase: str) -> bool:
+        try:
+            rgb(phrase)
+        except SamcliError:
+            return False
+        return True
+
     def _detect(self, image: NDArray[np.uint8], phrases: Sequence[str], thresholds: Thresholds) -> Detected:
         rows = []
         for number, phrase in enumerate(phrases):

@@ -15,6 +15,7 @@ import typer
 
 from samcli.batch import describe
 from samcli.cli import report
+from samcli.cli.annotate import annotate
 from samcli.cli.automask import automask
 from samcli.cli.convert import convert
 from samcli.cli.cutout import cutout
@@ -55,6 +56,7 @@ def samcli(
 app.command()(predict)
 app.command()(automask)
 app.command()(ground)
+app.command()(annotate)
 app.command()(cutout)
 app.command()(embed)
 app.command()(status)

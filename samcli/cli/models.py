@@ -1,4 +1,4 @@
-"""`samcli models`: which models and detectors there are, getting, verifying and locating them."""
+"""`samcli models`: which models, detectors and taggers there are, getting, verifying and locating them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ app = typer.Typer(name="models")
 
 @app.callback(invoke_without_command=True)
 def models(context: typer.Context, json: Json = False) -> None:
-    """List the known models and detectors; pull, verify and locate them."""
+    """List the known models, detectors and taggers; pull, verify and locate them."""
     if context.invoked_subcommand is not None:
         return
     from samcli.weights import all_specs
@@ -67,8 +67,7 @@ def verify(
 
     def one(spec: Spec) -> str:
         found = weights.verify(spec)
-        kind = "model" if isinstance(spec, weights.ModelSpec) else "detector"
-        phrase = f"the {kind}, part of samcli" if spec.packaged else phrases[found.against]
+        phrase = f"the {_kind(spec)}, part of samcli" if spec.packaged else phrases[found.against]
         return f"{spec.name}: sound, sha256 {found.sha256} ({phrase})"
 
     _each(_named(names) if names else [spec for spec in weights.all_specs() if weights.find(spec)], one)
@@ -122,24 +121,33 @@ def _bar(name: str, report: Report) -> Iterator[Progress]:
 
 
 def _facts(spec: Spec) -> dict[str, Any]:
-    from samcli.weights import DEFAULT_DETECTOR, DEFAULT_MODEL, ModelSpec, find
+    from samcli.weights import DEFAULT_DETECTOR, DEFAULT_MODEL, DEFAULT_TAGGER, ModelSpec, find
 
-    place = find(spec)
-    is_model = isinstance(spec, ModelSpec)
+    place, kind = find(spec), _kind(spec)
+    defaults = {"model": DEFAULT_MODEL, "detector": DEFAULT_DETECTOR, "tagger": DEFAULT_TAGGER}
     sizes = [_size(place, part.file) if place else part.bytes for part in spec.parts]
     return {
         "name": spec.name,
-        "kind": "model" if is_model else "detector",
+        "kind": kind,
         "architecture": spec.architecture if isinstance(spec, ModelSpec) else spec.kind,
         "bytes": None if None in sizes else sum(size or 0 for size in sizes),
         "licence": spec.licence,
         "installed": place is not None,
-        "default": spec.name == (DEFAULT_MODEL if is_model else DEFAULT_DETECTOR),
+        "default": spec.name == defaults[kind],
         "file": str(place) if place else None,
         "sha256": spec.parts[0].sha256 if len(spec.parts) == 1 else None,
         "sources": [url for part in spec.parts for url in part.urls],
         "summary": spec.summary,
     }
+
+
+def _kind(spec: Spec) -> str:
+    """What it is to the user."""
+    from samcli.weights import DetectorSpec, ModelSpec
+
+    if isinstance(spec, ModelSpec):
+        return "model"
+    return "detector" if isinstance(spec, DetectorSpec) else "tagger"
 
 
 def _size(place: Path, part: str) -> int:
@@ -148,7 +156,7 @@ def _size(place: Path, part: str) -> int:
 
 
 def _table(specs: Iterable[Spec]) -> str:
-    """Models and, below an empty line, detectors."""
+    """Models and, each below an empty line, detectors and taggers."""
     from rich.console import Console
     from rich.table import Table
 
@@ -160,7 +168,7 @@ def _table(specs: Iterable[Spec]) -> str:
     for facts in map(_facts, specs):
         if kind not in ("", facts["kind"]):
             table.add_row()
-            table.add_row("detectors")
+            table.add_row(f"{facts['kind']}s")
         kind = facts["kind"]
         size = format_size(facts["bytes"]) if facts["bytes"] else "unknown"
         installed = "yes" if facts["installed"] else "no"

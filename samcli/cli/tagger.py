@@ -32,7 +32,7 @@ class Tagging:
 
     def check(self) -> None:
         """Raise SamcliError for a tagger that is not known, or options that do not go together."""
-        from samcli.ground.taggers import tagger_spec
+        from samcli.ground.load import tagger_spec
 
         if self.fixed:
             if self.threshold is not None or self.most is not None:
@@ -78,7 +78,7 @@ class Tagging:
         """What a record's configuration says: the tagger, its resolved values, and the labels."""
         if tagger is None:
             return {"tagger": FIXED, "labels": list(self.labels)}
-        from samcli.ground.taggers import tagger_spec
+        from samcli.ground.load import tagger_spec
 
         spec = tagger_spec(self._name)
         resolved = {
@@ -102,8 +102,8 @@ def _tagger(
     threshold: float | None,
     most: int | None,
 ) -> Tagger:
-    from samcli.ground.taggers import load_tagger  # imports torch
+    from samcli.ground import load  # imports torch
 
-    return load_tagger(
+    return load.load_tagger(
         name, device=device, dtype=dtype, labels=labels or None, threshold=threshold, most=most
     )

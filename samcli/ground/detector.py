@@ -57,3 +57,6 @@ class Detector(Protocol):
         """Boxes of all phrases in each image, (H, W, 3) uint8 RGB. Duplicates are left in: `ground.merge`
         drops them. Raises StopError for a phrase that it cannot look for, in whatever image.
         """
+
+    def knows(self, phrase: str) -> bool:
+        """Whether it can look for a phrase: `detect` raises for the others."""

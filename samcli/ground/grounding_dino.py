@@ -44,10 +44,10 @@ class GroundingDino:
     is found in an image never depends on the others of the call.
     """
 
-    def __init__(self, place: Place, model_type: str) -> None:
+    def __init__(self, place: Place, model_type: str, thresholds: Thresholds) -> None:
         """Load it. Raises SamcliError when its files are not sound, or transformers is missing."""
         self.name, self.sha256, self.images_per_call = place.name, place.sha256, place.images_per_call
-        self.thresholds = place.thresholds
+        self.thresholds = thresholds
         self._place = place
         self._network = load_network(place, NETWORKS[model_type])
         self._tokenizer = load_tokenizer(place, "BertTokenizer", TOKENIZER_FILES)
@@ -78,6 +78,14 @@ class GroundingDino:
                 ]
                 found.update(zip(group, map(together, zip(*passes, strict=True)), strict=True))
         return [found[index] for index in range(len(images))]
+
+    def knows(self, phrase: str) -> bool:
+        """See `Detector`: not all of its tokens are unknown, and they fit."""
+        try:
+            self._tokens(phrase)
+        except StopError:
+            return False
+        return True
 
     @torch.inference_mode()
     def _ask(

@@ -34,10 +34,10 @@ ARTICLES = ("a", "an", "the")
 class Owlv2:
     """A `Detector`. Each phrase is a query of its own; a box belongs to the phrase that it fits best."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, thresholds: Thresholds) -> None:
         """Load it. Raises SamcliError when its files are not sound, or transformers is missing."""
         self.name, self.sha256, self.images_per_call = place.name, place.sha256, place.images_per_call
-        self.thresholds = place.thresholds
+        self.thresholds = thresholds
         self._place = place
         self._network = load_network(place, NETWORK)
         self._tokenizer = load_tokenizer(place, "CLIPTokenizer", TOKENIZER_FILES)
@@ -62,6 +62,14 @@ class Owlv2:
                 side = float(max(size))  # the network saw the image at the top left of a square
                 found.append(to_detected(boxes, (side, side), size, scores, which))
         return found
+
+    def knows(self, phrase: str) -> bool:
+        """See `Detector`: it has words, and they fit."""
+        try:
+            self._tokens([phrase])
+        except StopError:
+            return False
+        return True
 
     @torch.inference_mode()
     def _ask(

@@ -1,4 +1,4 @@
-"""What the detectors that transformers runs have in common: loading, batches, boxes."""
+"""What the detectors and taggers that transformers runs have in common: loading, batches, pictures, boxes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from samcli.errors import SamcliError, SamcliNote
-from samcli.ground.detector import Detected, Thresholds
+from samcli.ground.detector import Detected
 from samcli.weights import WEIGHTS_FILE, reading_errors, refuse_misfit, why
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -31,10 +32,10 @@ _COMPUTED = (".position_ids", ".relative_position_index")
 
 @dataclass(frozen=True)
 class Place:
-    """Where a detector comes from and runs. folder: of its files. name, sha256, thresholds: see `Detector`.
+    """Where a detector or tagger comes from and runs. folder: of its files. name, sha256: see `Detector`.
 
-    dtype: of the bulk of the arithmetic. Weights stay in fp32, and so do coordinates, which in bf16 would be
-    off by pixels.
+    what: "detector" or "tagger". weights: the file in the folder that holds them. dtype: of the bulk of the
+    arithmetic. Weights stay in fp32, and so do coordinates, which in bf16 would be off by pixels.
     """
 
     name: str
@@ -42,7 +43,8 @@ class Place:
     folder: Path
     device: torch.device
     dtype: torch.dtype
-    thresholds: Thresholds
+    what: str = "detector"
+    weights: str = WEIGHTS_FILE
 
     @property
     def images_per_call(self) -> int:
@@ -59,7 +61,7 @@ def load_network(place: Place, class_name: str) -> Any:
     Raises SamcliError when the files are no such network's: every weight must be there in its shape, and no
     other.
     """
-    file = place.folder / WEIGHTS_FILE
+    file = place.folder / place.weights
     _refuse_strange_backbone(place.folder / "config.json")
     network = getattr(_transformers(place), class_name)
     with _reading(place), _quiet():
@@ -67,7 +69,7 @@ def load_network(place: Place, class_name: str) -> Any:
             place.folder,
             dtype=torch.float32,
             local_files_only=True,
-            use_safetensors=True,
+            use_safetensors=place.weights == WEIGHTS_FILE,  # others are unpickled without running code
             ignore_mismatched_sizes=True,  # they are refused below, with the others
             output_loading_info=True,
         )
@@ -103,7 +105,7 @@ def load_tokenizer(place: Place, class_name: str, files: Sequence[Sequence[str]]
 
 
 def picture_settings(folder: Path) -> dict[str, Any]:
-    """What a detector's files say of its pictures (size, image_mean, image_std), empty where they do not."""
+    """What a network's files say of its pictures (size, image_mean, image_std), empty where they do not."""
     for name, key in (("preprocessor_config.json", None), ("processor_config.json", "image_processor")):
         file = folder / name
         if file.is_file():
@@ -133,6 +135,47 @@ def colours(
     return found[0], found[1]
 
 
+@dataclass(frozen=True)
+class Square:
+    """What a network takes that sees an image as one square, whatever its shape. side: pixels.
+
+    resample: how Pillow resizes. mean, std: of red, green and blue, each from 0 to 1.
+    """
+
+    side: int
+    resample: Image.Resampling
+    mean: NDArray[np.float32]
+    std: NDArray[np.float32]
+
+    def __call__(self, image: NDArray[np.uint8]) -> Tensor:
+        """(H, W, 3) uint8 RGB to what the network takes, (3, side, side) fp32."""
+        small = Image.fromarray(image).resize((self.side, self.side), self.resample)
+        values = (np.asarray(small, dtype=np.float32) / 255 - self.mean) / self.std
+        return torch.from_numpy(values).permute(2, 0, 1)
+
+
+def square(place: Place, side: int, mean: Sequence[float], std: Sequence[float]) -> Square:
+    """How the files of `place` say that pictures are made; what they do not say is as given, and bicubic.
+
+    Raises SamcliError where they want something else than one square.
+    """
+    settings = picture_settings(place.folder)
+    size = settings.get("size", {"height": side, "width": side})
+    if size != {"height": side, "width": side} or settings.get("do_center_crop"):
+        raise SamcliError(
+            f"the preprocessor of {place.folder} has size {size!r}; it takes squares of "
+            f"{side} pixels, uncropped"
+        )
+    given = settings.get("resample", Image.Resampling.BICUBIC)
+    try:
+        resample = Image.Resampling(given)
+    except ValueError as error:
+        raise SamcliError(
+            f"the preprocessor of {place.folder} has resample {given!r}; give 0 to 5"
+        ) from error
+    return Square(side, resample, *colours(place, settings, mean, std))
+
+
 def in_batches(run: Callable[[Tensor], list[T]], pictures: Tensor) -> list[T]:
     """`run` on pictures (B, 3, h, w), on half of them at a time when memory runs out."""
     try:
@@ -140,8 +183,7 @@ def in_batches(run: Callable[[Tensor], list[T]], pictures: Tensor) -> list[T]:
     except torch.OutOfMemoryError as error:
         if len(pictures) == 1:
             raise SamcliError(
-                "out of memory while looking for boxes in one image alone; use a smaller detector, or "
-                "--device cpu"
+                "out of memory while looking at one image alone; use a smaller network, or --device cpu"
             ) from error
     torch.cuda.empty_cache()  # not in the handler, where the traceback holds on to tensors
     half = len(pictures) // 2
@@ -208,7 +250,7 @@ def _reading(place: Place) -> Iterator[None]:
     try:
         yield
     except reading_errors() as error:
-        raise SamcliError(f"{place.folder} cannot be loaded as a detector: {why(error)}") from error
+        raise SamcliError(f"{place.folder} cannot be loaded as a {place.what}: {why(error)}") from error
 
 
 @contextmanager

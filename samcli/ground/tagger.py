@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from samcli.errors import SamcliError
 from samcli.records import Tag
 
 
@@ -33,3 +35,22 @@ class Tagger(Protocol):
 
     def tag(self, images: Sequence[NDArray[np.uint8]]) -> list[Tagged]:
         """Words for each image, (H, W, 3) uint8 RGB; maybe none."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Which words a tagger says. threshold: least score, `>=`. most: for an image. Raises SamcliError."""
+
+    threshold: float
+    most: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise SamcliError(f"the tagger's threshold is {self.threshold}; give one from 0 to 1")
+        if self.most < 1:
+            raise SamcliError(f"the tagger may say {self.most} words; let it say one at least")
+
+    def __call__(self, tags: Iterable[Tag]) -> tuple[Tag, ...]:
+        """The best of `tags`, best first; equal scores stay in their order."""
+        kept = sorted((tag for tag in tags if tag.score >= self.threshold), key=lambda tag: -tag.score)
+        return tuple(kept[: self.most])

@@ -80,17 +80,44 @@ class TinyDetector:
 
         Raises SamcliError for a phrase that is not in the vocabulary.
         """
+        words, meanings = self.words(phrases), self.look(images)
+        return [
+            self._found(only(meanings, i), words, image.shape[:2], thresholds.box)
+            for i, image in enumerate(images)
+        ]
+
+    @torch.inference_mode()
+    def words(self, phrases: Sequence[str]) -> Tensor:
+        """What the network makes of phrases, (P, C). Raises SamcliError for one outside the vocabulary."""
         places = [self.vocabulary.place(phrase) for phrase in phrases]
-        vectors = torch.from_numpy(self.vocabulary.vectors[places]).to(device=self.device, dtype=self.dtype)
-        words = self._head.words(vectors)
+        vectors = torch.from_numpy(self.vocabulary.vectors[places])
+        made: Tensor = self._head.words(vectors.to(device=self.device, dtype=self.dtype))
+        return made
+
+    @torch.inference_mode()
+    def look(self, images: Sequence[NDArray[np.uint8]]) -> Meanings:
+        """What the network makes of images, (H, W, 3) uint8 RGB, at least one."""
         inputs = torch.cat([self._input(image) for image in images]).to(self.dtype)
         encoder = self._sam.image_encoder
         assert isinstance(encoder, SmallEncoder)
-        meanings = self._head.look(encoder.stages(inputs))
-        return [
-            self._found(_only(meanings, i), words, image.shape[:2], thresholds.box)
-            for i, image in enumerate(images)
-        ]
+        return self._head.look(encoder.stages(inputs))
+
+    @torch.inference_mode()
+    def alike(self, regions: Tensor, words: Tensor) -> Tensor:
+        """How alike regions are to words, (R, P) fp32, 0 to 1. regions: (R, C) means of `Meanings.cells`."""
+        cosine = self._head.meant(regions) @ words.T
+        found: Tensor = (self._head.scale[0].exp() * cosine + self._head.bias[0]).float().sigmoid()
+        return found
+
+    @torch.inference_mode()
+    def sure(self, meanings: Meanings, words: Tensor) -> Tensor:
+        """Scores of the masks of words (P, C) in one image, (P,) fp32, 0 to 1."""
+        _, score, _ = self._head(meanings, self._positions, words)
+        return score.float().sigmoid()
+
+    def knows(self, phrase: str) -> bool:
+        """See `Detector`: it is in the vocabulary."""
+        return self.vocabulary.find(phrase) is not None
 
     def _input(self, image: NDArray[np.uint8]) -> Tensor:
         """(H, W, 3) uint8 to the padded input (1, 3, S, S) fp32."""
@@ -166,7 +193,7 @@ class TinyDetector:
         return np.minimum(found, limits), scores[things].double().cpu().numpy()
 
 
-def _only(meanings: Meanings, i: int) -> Meanings:
+def only(meanings: Meanings, i: int) -> Meanings:
     """What was made of one image of several."""
     features = meanings.features
     one = type(features)(

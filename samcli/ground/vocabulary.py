@@ -24,6 +24,7 @@ _IRREGULAR = {
     "people": "person", "men": "man", "women": "woman", "children": "child", "feet": "foot", "teeth": "tooth",
     "mice": "mouse", "geese": "goose", "oxen": "ox", "leaves": "leaf", "loaves": "loaf", "knives": "knife",
     "wolves": "wolf", "calves": "calf", "shelves": "shelf", "scarves": "scarf", "halves": "half",
+    "hooves": "hoof", "wives": "wife", "lives": "life", "thieves": "thief", "elves": "elf",
 }  # fmt: skip
 _PLURALS = (
     ("ies", "y"),
@@ -48,7 +49,7 @@ class Vocabulary:
         """The place of a phrase's word: as it is, without its article, in the singular, hyphened."""
         phrase = " ".join(phrase.lower().split())
         for text in (phrase, _ARTICLE.sub("", phrase)):
-            for form in (text, *_singulars(text)):
+            for form in (text, *singulars(text)):
                 for spelled in (form, form.replace("-", " "), form.replace(" ", "-"), form.replace(" ", "")):
                     if spelled in self._places:
                         return self._places[spelled]
@@ -105,7 +106,7 @@ def write_vocabulary(path: Path, vocabulary: Vocabulary) -> None:
     save_file({"words": words, "vectors": np.ascontiguousarray(vocabulary.vectors)}, path)
 
 
-def _singulars(text: str) -> list[str]:
+def singulars(text: str) -> list[str]:
     """What a text may be the plural of."""
     head, _, last = text.rpartition(" ")
     lead = f"{head} " if head else ""

@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from samcli.errors import SamcliError
 from samcli.geometry import resized_size
+from samcli.ground.names import write_thing_names
 from samcli.ground.vocabulary import Vocabulary, read_vocabulary, write_vocabulary
 from samcli.masks import decode_rle
 from samcli.models.sam import Sam
@@ -46,45 +47,20 @@ from samcli.train.loop import (
     join_processes,
     normalise,
 )
-from samcli.train.words import SEEN, Noun, SentenceEncoder, choose_words, described, read_wordnet, reduce
-from samcli.weights import DEFAULT_MODEL, load_salient, load_sam
+from samcli.train.names import UNNAMED, choose_names, words_of
+from samcli.train.words import Noun, SentenceEncoder, choose_words, described, read_wordnet, reduce
+from samcli.weights import DEFAULT_MODEL, NAMES_FILE, load_salient, load_sam
 
 WORDNET = Path("/usr/share/wordnet")  # where Debian's package puts it
 IMAGES = 100_000
 CONFIG = TrainConfig(
     (Stage(side=WORD_SIDE, images=IMAGES, batch=16),), lr=8e-4, weight_decay=0.04, clip=1.5, warmup=150
 )
-UNNAMED = "salient object"  # a category's name that says nothing
 PACK_WEIGHTS = {"duts": 0.66, "coco-train": 0.22, "coco-person": 0.04, "ccp-clothes": 0.08}
 OTHER_WEIGHT = 0.1  # of a pack that is not known here
 PASTED_INTO = {"duts", "coco-train", "coco-person"}  # of the packs known; parts of persons would be torn
 LEAST_CUTOUT = 2500  # pixels
 MOST_CUTOUT = 0.7  # of its photo
-
-IN_WORDNET = {
-    "mouse": "computer mouse", "tv": "television", "remote": "remote control", "couch": "sofa",
-    "donut": "doughnut", "potted plant": "pot plant", "cell phone": "cellular telephone",
-    "hair drier": "hand blower", "sports ball": "ball", "skis": "ski", "wine glass": "wineglass",
-    "tie": "necktie", "stop sign": "street sign", "hot dog": "hotdog", "t-shirt": "jersey", "shoes": "shoe",
-    "pants": "trouser", "sandals": "sandal", "socks": "sock", "boots": "boot", "glasses": "spectacles",
-    "gloves": "glove", "heels": "shoe", "pumps": "shoe", "sneakers": "gym shoe", "flats": "shoe",
-    "wedges": "shoe", "earrings": "earring", "leggings": "legging", "stockings": "stocking",
-    "loafers": "loafer", "shorts": "short pants", "keyboard": "computer keyboard", "purse": "bag",
-    "accessories": "accessory",
-}  # fmt: skip
-"""What WordNet calls categories of COCO and of the clothes, where that is another word."""
-TOO_WIDE = {
-    "abstraction", "act", "activity", "area", "article", "artifact", "attribute", "block", "body part",
-    "case", "causal agent", "chordate", "club", "commodity", "communication", "consumer goods", "container",
-    "conveyance", "covering", "creation", "device", "disk", "entity", "equipment", "event",
-    "geographical area", "group", "implement", "instrumentality", "line", "living thing", "location",
-    "matter", "mechanism", "message", "natural object", "object", "organism", "part", "passage",
-    "physical entity", "physical object", "placental", "plant organ", "plant part", "plate", "point",
-    "process", "product", "property", "psychological feature", "region", "relation",
-    "reproductive structure", "room", "sheet", "signal", "solid", "state", "stick", "structure",
-    "substance", "surface", "system", "thing", "thread", "unit", "vertebrate", "ware", "way", "whole",
-}  # fmt: skip
-"""Kinds that nobody looks for, or that are not meant in the sense of the photo."""
 
 WORDS = 4  # asked of each photo
 REGIONS = 8  # of a photo, at most, that are compared with all words
@@ -141,7 +117,7 @@ def read_names(folders: Iterable[Path], nouns: Mapping[str, list[Noun]]) -> tupl
                 if category["name"] == UNNAMED:
                     continue
                 places[category["id"]] = len(kinds)
-                kinds.append(_words_of(category, nouns))
+                kinds.append(words_of(category, nouns))
             sizes = {image["id"]: (image["height"], image["width"]) for image in data["images"]}
             found: dict[int, list[tuple[RLE, int]]] = {number: [] for number in sizes}
             for annotation in data["annotations"]:
@@ -164,22 +140,6 @@ def read_names(folders: Iterable[Path], nouns: Mapping[str, list[Noun]]) -> tupl
     if not kinds:
         raise SamcliError("the training data names nothing: its categories have no names")
     return packs, _terms(kinds)
-
-
-def _words_of(category: Mapping[str, object], nouns: Mapping[str, list[Noun]]) -> tuple[set[str], set[str]]:
-    """A category's names, and what it is a kind of."""
-    name = str(category["name"])
-    synonyms, above = category.get("synonyms"), category.get("hypernyms")
-    names = {name.lower(), *(str(word).lower() for word in synonyms or ())}  # type: ignore[attr-defined]
-    if not above:
-        known = IN_WORDNET.get(name, name)
-        names.add(known)
-        senses = [sense for sense in nouns.get(known, []) if sense.file in SEEN]
-        # animals, artifacts and food before all else
-        senses.sort(key=lambda sense: (sense.file not in (5, 6, 13), -sense.uses))
-        above = ("human",) if name == "person" else senses[0].kinds if senses else ()
-    kinds = {str(word).lower() for word in above}  # type: ignore[attr-defined]
-    return names, kinds - TOO_WIDE - names
 
 
 def _terms(kinds: Sequence[tuple[set[str], set[str]]]) -> Terms:
@@ -484,7 +444,8 @@ def train_detector(
     wordnet: Path = WORDNET,
 ) -> Path:
     """Train the word head on the packs in `data`; write `out/detector.safetensors` (EMA weights, fp16) and
-    `out/words.safetensors`, its vocabulary, which is taken as it is when it is there.
+    `out/words.safetensors`, its vocabulary, which is taken as it is when it is there, and `out/names.json`,
+    what the tagger may say.
 
     Continues from `out/checkpoint.pt`. Returns the path. Raises SamcliError for missing data, a missing
     sentence encoder or WordNet, or another run's checkpoint.
@@ -532,6 +493,7 @@ def train_detector(
     )
     path = out / "detector.safetensors"
     if not rank:
+        write_thing_names(out / NAMES_FILE, choose_names(folders, nouns))
         state.save(out / "checkpoint.pt")
         export(
             state.ema, path, {"format": "pt", "model": "words", "of": DEFAULT_MODEL, "weights_sha256": sha256}

@@ -287,6 +287,10 @@ def _of_another_kind(part: Part, file: Path) -> str | None:
                 return None
         except SafetensorError as error:
             return f"it is not a safetensors file ({why(error)})"
+    if part.file.endswith(".bin"):
+        with file.open("rb") as stream:
+            if stream.read(4) != b"PK\x03\x04":  # as torch.save writes
+                return "it is not a file of weights"
     if part.file.endswith(".json"):
         try:
             json.loads(file.read_bytes())

@@ -1,4 +1,6 @@
-"""The table of known checkpoints: models that draw masks, detectors that find what a text names."""
+"""The table of known checkpoints: models that draw masks, detectors that find what a text names, taggers that
+say what a photo shows.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +8,20 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from samcli.errors import SamcliError
 
 DEFAULT_MODEL = "tiny"
 DEFAULT_DETECTOR = "tiny"
+DEFAULT_TAGGER = "tiny"
 DETECTOR_VARIABLE = "SAMCLI_DETECTOR"  # in the environment: the detector where no option names one
 SALIENT_FILE = "salient.safetensors"  # in the package, beside the embedded model
 DETECTOR_FILE = "detector.safetensors"  # there too: the embedded detector's network, and its words
 WORDS_FILE = "words.safetensors"
-WEIGHTS_FILE = "model.safetensors"  # of a detector, in its folder
+NAMES_FILE = "names.json"  # what the embedded tagger may say
+WEIGHTS_FILE = "model.safetensors"  # of a detector or tagger, in its folder
+PICKLED_FILE = "pytorch_model.bin"  # of those published before that; read without running code from it
 SUFFIXES = (".pth", ".pt", ".safetensors")
 
 
@@ -66,25 +71,22 @@ class ModelSpec:
 
 
 @dataclass(frozen=True)
-class DetectorSpec:
-    """One checkpoint of a detector.
+class FolderSpec:
+    """What detectors and taggers have in common: several files in a folder.
 
     kind: which network, and so which module of `samcli.ground` runs it.
     files: the names of its files; they lie in one folder, `home()/weights/<name>` or one of the Hub's cache,
-    unless there is a single packaged one. repository: of the Hugging Face Hub, empty where there is none.
-    box, text: the thresholds it starts with, see `samcli.ground.detector.Thresholds`.
+    unless they are packaged. repository: of the Hugging Face Hub, empty where there is none.
     packaged: shipped inside the package.
     """
 
     name: str
-    kind: Literal["grounding-dino", "owlv2", "tiny"]
+    kind: str
     files: tuple[str, ...]
     repository: str
     licence: str
     summary: str
-    box: float
-    text: float | None = None
-    packaged: bool = False
+    packaged: bool = field(default=False, kw_only=True)
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -102,7 +104,36 @@ class DetectorSpec:
         )
 
 
-Spec = ModelSpec | DetectorSpec
+@dataclass(frozen=True)
+class DetectorSpec(FolderSpec):
+    """One checkpoint of a detector.
+
+    kind: grounding-dino, owlv2 or tiny. box, text: the thresholds it starts with, see
+    `samcli.ground.detector.Thresholds`.
+    """
+
+    box: float
+    text: float | None = None
+
+
+@dataclass(frozen=True)
+class TaggerSpec(FolderSpec):
+    """One checkpoint of a tagger.
+
+    kind: tiny, blip, florence-2 or siglip. threshold: least score of a word, `>=`. most: words for an image,
+    at most. chooses: it only chooses from a list of labels, and so needs one. takes_labels: it may be given
+    one.
+    """
+
+    threshold: float
+    most: int
+    chooses: bool = False
+    takes_labels: bool = False
+
+
+S = TypeVar("S", DetectorSpec, TaggerSpec)
+
+Spec = ModelSpec | DetectorSpec | TaggerSpec
 
 
 def _official(name: str, file: str, sha256: str, size: int, summary: str) -> ModelSpec:
@@ -233,13 +264,83 @@ DETECTORS: dict[str, DetectorSpec] = {
 }
 
 
+TAGGERS: dict[str, TaggerSpec] = {
+    spec.name: spec
+    for spec in (
+        TaggerSpec(
+            name="tiny",
+            kind="tiny",
+            files=(DETECTOR_FILE, WORDS_FILE, NAMES_FILE),
+            repository="",
+            licence="research use",
+            summary="the words of samcli's own small detector, always there",
+            threshold=0.3,  # chosen on the developers' dev photos
+            most=5,
+            takes_labels=True,
+            packaged=True,
+        ),
+        TaggerSpec(
+            name="blip",
+            kind="blip",
+            files=(
+                "config.json",
+                "preprocessor_config.json",
+                "tokenizer.json",
+                "tokenizer_config.json",
+                PICKLED_FILE,
+            ),
+            repository="Salesforce/blip-image-captioning-base",
+            licence="BSD-3-Clause",
+            summary="BLIP with ViT-B: the nouns of a caption",
+            threshold=0.0,
+            most=10,
+        ),
+        TaggerSpec(
+            name="florence-2",
+            kind="florence-2",
+            files=(
+                "config.json",
+                "generation_config.json",
+                "preprocessor_config.json",
+                "tokenizer.json",
+                "tokenizer_config.json",
+                WEIGHTS_FILE,
+            ),
+            repository="florence-community/Florence-2-base",
+            licence="MIT",
+            summary="Florence-2, base: the things it detects, and the nouns of a caption",
+            threshold=0.0,
+            most=20,
+        ),
+        TaggerSpec(
+            name="siglip2",
+            kind="siglip",
+            files=(
+                "config.json",
+                "preprocessor_config.json",
+                "tokenizer.json",
+                "tokenizer_config.json",
+                WEIGHTS_FILE,
+            ),
+            repository="google/siglip2-base-patch16-224",
+            licence="Apache-2.0",
+            summary="SigLIP 2 with ViT-B/16: which of your labels fit the photo, in many languages",
+            threshold=0.01,
+            most=10,
+            chooses=True,
+            takes_labels=True,
+        ),
+    )
+}
+
+
 def all_specs() -> tuple[Spec, ...]:
-    """Every entry, models first."""
-    return (*MODELS.values(), *DETECTORS.values())
+    """Every entry: models, detectors, taggers."""
+    return (*MODELS.values(), *DETECTORS.values(), *TAGGERS.values())
 
 
 def specs_of(name: str) -> tuple[Spec, ...]:
-    """The entries of a name: one, or a model and a detector, which are both part of samcli then.
+    """The entries of a name: one, or a model, a detector and a tagger, which are all part of samcli then.
 
     Raises SamcliError that lists the known names.
     """
@@ -254,8 +355,9 @@ def resolve(model: str) -> ModelSpec | Path:
     """What `-m` means: a name of the table, else an existing checkpoint file. Raises SamcliError."""
     if model in MODELS:
         return MODELS[model]
-    if model in DETECTORS:
-        raise SamcliError(f"{model} is a detector, it draws no masks; known models: {', '.join(MODELS)}")
+    for table, what in ((DETECTORS, "detector"), (TAGGERS, "tagger")):
+        if model in table:
+            raise SamcliError(f"{model} is a {what}, it draws no masks; known models: {', '.join(MODELS)}")
     file, names = _given(model), ", ".join(MODELS)
     if file.is_file():
         return file
@@ -270,16 +372,25 @@ def resolve(model: str) -> ModelSpec | Path:
 
 def resolve_detector(detector: str) -> DetectorSpec | Path:
     """What `--detector` means: a name of the table, else an existing folder. Raises SamcliError."""
-    if detector in DETECTORS:
-        return DETECTORS[detector]
-    folder, names = _given(detector), ", ".join(DETECTORS)
+    return _name_or_folder(detector, DETECTORS, "detector")
+
+
+def resolve_tagger(tagger: str) -> TaggerSpec | Path:
+    """What `--tagger` means: a name of the table, else an existing folder. Raises SamcliError."""
+    return _name_or_folder(tagger, TAGGERS, "tagger")
+
+
+def _name_or_folder(given: str, table: Mapping[str, S], what: str) -> S | Path:
+    if given in table:
+        return table[given]
+    folder, names = _given(given), ", ".join(table)
     if folder.is_dir():
         return folder
     if folder.exists():
-        raise SamcliError(f"{detector} is not a folder; give a detector's folder or a name: {names}")
+        raise SamcliError(f"{given} is not a folder; give a {what}'s folder or a name: {names}")
     if len(folder.parts) > 1:
-        raise SamcliError(f"detector {detector} does not exist; give its folder or a name: {names}")
-    raise SamcliError(f"unknown detector {detector!r}; known: {names}; or give a detector's folder")
+        raise SamcliError(f"{what} {given} does not exist; give its folder or a name: {names}")
+    raise SamcliError(f"unknown {what} {given!r}; known: {names}; or give a {what}'s folder")
 
 
 def _given(name: str) -> Path:

@@ -26,7 +26,7 @@ from samcli.weights import ModelSpec
 Samcli = Callable[..., tuple[int, str, str]]
 
 MODELS = "tiny, mobile_sam, vit_b, vit_l, vit_h, sam-vit-base, sam-vit-large, sam-vit-huge"
-NAMES = f"{MODELS}, grounding-dino-tiny, grounding-dino-base, mm-grounding-dino-tiny, owlv2"
+NAMES = f"{MODELS}, grounding-dino-tiny, grounding-dino-base, mm-grounding-dino-tiny, owlv2, blip, florence-2, siglip2"
 BODY = np.random.default_rng(0).bytes(500_000)
 SHA256 = hashlib.sha256(BODY).hexdigest()
 
@@ -60,7 +60,9 @@ def test_list(samcli: Samcli, home: Path) -> None:
     assert (code, err) == (0, "")
     rows = [re.split(r" {2,}", line) for line in out.splitlines()]
     assert rows[0] == ["name", "architecture", "size", "licence", "installed"]
-    assert [row[0] for row in rows[1:]] == [*weights.MODELS, "", "detectors", *weights.DETECTORS]
+    others = ["", "detectors", *weights.DETECTORS, "", "taggers", *weights.TAGGERS]
+    assert [row[0] for row in rows[1:]] == [*weights.MODELS, *others]
+    assert ["blip", "blip", "unknown", "BSD-3-Clause", "no"] in rows
     assert ["owlv2", "owlv2", "unknown", "Apache-2.0", "no"] in rows
     assert ["vit_h", "vit_h", "2.4 GB", "Apache-2.0", "no"] in rows
     assert ["sam-vit-base", "vit_b", "unknown", "Apache-2.0", "no"] in rows
@@ -72,7 +74,7 @@ def test_list_on_a_terminal(samcli: Samcli, home: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("NO_COLOR", "1")
     code, out, _ = samcli("models", terminal=True)
     assert code == 0
-    assert len(out.splitlines()) == len(weights.all_specs()) + 3
+    assert len(out.splitlines()) == len(weights.all_specs()) + 5
 
 
 def test_list_for_programs(samcli: Samcli, home: Path, demo: str) -> None:
@@ -110,12 +112,12 @@ def test_pull_then_path_and_verify(samcli: Samcli, home: Path, demo: str) -> Non
     assert sound in out
 
 
-def test_a_model_and_a_detector_of_one_name(samcli: Samcli) -> None:
+def test_a_model_a_detector_and_a_tagger_of_one_name(samcli: Samcli) -> None:
     assert samcli("models", "path", "tiny") == (0, f"{weights.path('tiny')}\n", "")
     if weights.find(weights.DETECTORS["tiny"]):
         rows = samcli("models", "verify", "tiny").out.splitlines()
         ends = [row.rpartition(" (")[2] for row in rows]
-        assert ends == ["the model, part of samcli)", "the detector, part of samcli)"]
+        assert ends == [f"the {kind}, part of samcli)" for kind in ("model", "detector", "tagger")]
 
 
 def test_verify_names_the_damage_and_the_remedy(samcli: Samcli, home: Path, demo: str) -> None:

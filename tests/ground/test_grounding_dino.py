@@ -256,7 +256,7 @@ def test_out_of_memory_halves(detector: GroundingDino, monkeypatch: pytest.Monke
     for one, other in zip(alone, found, strict=True):
         same(one, other)
     most = 0
-    with pytest.raises(SamcliError, match=r"^out of memory while looking for boxes in one image alone"):
+    with pytest.raises(SamcliError, match=r"^out of memory while looking at one image alone"):
         detector.detect(images[:1], PHRASES, ALL)
 
 
