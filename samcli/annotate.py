@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samcli.errors import SamcliError
-from samcli.ground.detector import Detected, Detector, Thresholds
+from samcli.ground.detector import Detected, Detector, Thresholds, nothing
 from samcli.ground.merge import join, tidy, tiles
 from samcli.ground.phrases import split_phrases
 from samcli.ground.tagger import Tagged, Tagger
@@ -182,16 +182,13 @@ def label(
         groups.setdefault(phrases, []).append(i)
     labelled: dict[int, Labelled] = {}
     for phrases, which in groups.items():
-        seen = [NOTHING] * len(which)
+        seen = [nothing()] * len(which)
         if phrases:
             seen = detect(detector, [images[i] for i in which], phrases, config)
         for i, found in zip(which, seen, strict=True):
             notes = Notes(said[i].caption, said[i].tags, perceptual_hash(images[i]))
             labelled[i] = Labelled(phrases, found, notes)
     return [labelled[i] for i in range(len(images))]
-
-
-NOTHING = Detected(np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int64))
 
 
 def _askable(tagged: Tagged, detector: Detector) -> tuple[str, ...]:

@@ -29,6 +29,11 @@ class Detected:
         return Detected(self.boxes[which], self.scores[which], self.phrases[which])
 
 
+def nothing() -> Detected:
+    """What is found in an image where there is nothing to look for."""
+    return Detected(np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int64))
+
+
 @dataclass(frozen=True)
 class Thresholds:
     """box: least score of a box, `>`. text: least probability of a token that counts to a phrase, `>`; only

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from samcli.errors import SamcliError, StopError
-from samcli.ground.detector import Detected, Thresholds
+from samcli.ground.detector import Detected, Thresholds, nothing
 from samcli.ground.phrases import Caption, Frame, captions, decode
 from samcli.ground.pretrained import (
     Place,
@@ -21,7 +21,6 @@ from samcli.ground.pretrained import (
     in_batches,
     load_network,
     load_tokenizer,
-    nothing,
     picture_settings,
     to_detected,
     to_numpy,

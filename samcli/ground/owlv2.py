@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from samcli.errors import StopError
-from samcli.ground.detector import Detected, Thresholds
+from samcli.ground.detector import Detected, Thresholds, nothing
 from samcli.ground.pretrained import (
     Place,
     colours,
     in_batches,
     load_network,
     load_tokenizer,
-    nothing,
     picture_settings,
     to_detected,
     to_numpy,

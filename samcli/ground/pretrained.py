@@ -219,11 +219,6 @@ def to_detected(
     return found[np.argsort(-found.scores, kind="stable")]
 
 
-def nothing() -> Detected:
-    """What is found in an image where there is nothing to look for."""
-    return Detected(np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int64))
-
-
 def together(found: Sequence[Detected]) -> Detected:
     """All that was found in one image, best first. found: of at least one pass."""
     boxes = np.concatenate([one.boxes for one in found])
