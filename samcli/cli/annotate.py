@@ -400,7 +400,7 @@ def _refuse_models(context: typer.Context) -> None:
     for parameter in context.command.params:
         source = context.get_parameter_source(parameter.name or "")
         if source is not None and source.name == "COMMANDLINE" and parameter.name not in _BUILD:
-            name = parameter.opts[-1] if parameter.opts[-1].startswith("-") else "images"
+            name = max(parameter.opts, key=len)
             raise UsageError(
                 f"--rebuild uses no model, so it goes without {name}; its options are in the panel Dataset"
             )

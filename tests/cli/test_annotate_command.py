@@ -189,7 +189,7 @@ def test_a_damaged_photo_stops_nothing(annotate: Samcli) -> None:
     assert lines[0].startswith("failed: photos/damaged.jpg")
     assert lines[1:] == [
         "3 of 4 images, 4 masks in set/records; 1 failed",
-        "3 images, 4 annotations of 2 categories; 1 failed; see set/report.html",
+        "3 images, 4 annotations of 2 categories, 1 failed; see set/report.html",
     ]
     assert len(things()) == 4
     assert "damaged.jpg" in Path("set/report.html").read_text("utf-8")
@@ -361,7 +361,8 @@ def test_images_annotate_themselves(samcli: Samcli, animals: Path) -> None:
         assert len(set(words)) == len(words)
         assert {mask.category for mask in record.annotations} <= set(words)
         assert all(mask.category_id is None for mask in record.annotations)
-    assert {name for _, name in things()} == {c["name"] for c in dataset()["categories"]}
+    assert things()
+    assert {name for _, name in things()} <= {c["name"] for c in dataset()["categories"]}
 
 
 def test_500_labels(samcli: Samcli, animals: Path) -> None:
