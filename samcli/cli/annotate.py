@@ -52,7 +52,7 @@ def annotate(
             "--rebuild",
             metavar="DIR",
             help="Make this dataset anew from its records, without any model: after a crash, with other "
-            "options of the panel Dataset.",
+            "options of the panels Dataset and Masks.",
         ),
     ] = None,
     labels: options.Phrases = None,
@@ -98,15 +98,6 @@ def annotate(
     max_detections: options.MaxDetections = GroundConfig.max_detections,
     tile: options.Tile = GroundConfig.tile,
     overlap: options.Overlap = GroundConfig.overlap,
-    min_score: Annotated[
-        float | None,
-        typer.Option(
-            "--min-score",
-            metavar="X",
-            help="Only things of at least this score.",
-            rich_help_panel="Dataset",
-        ),
-    ] = None,
     class_thresholds: Annotated[
         Path | None,
         typer.Option(
@@ -116,6 +107,7 @@ def annotate(
             rich_help_panel="Dataset",
         ),
     ] = None,
+    min_score: options.MinScore = None,
     min_area: options.MinArea = None,
     max_area: options.MaxArea = None,
     confident: Annotated[
@@ -402,7 +394,7 @@ def _refuse_models(context: typer.Context) -> None:
         if source is not None and source.name == "COMMANDLINE" and parameter.name not in _BUILD:
             name = max(parameter.opts, key=len)
             raise UsageError(
-                f"--rebuild uses no model, so it goes without {name}; its options are in the panel Dataset"
+                f"--rebuild uses no model, so it goes without {name}; its options are in the panels Dataset and Masks"
             )
 
 

@@ -12,6 +12,8 @@ import typer
 
 from samcli.cli import options
 from samcli.cli.report import json_line, write_stdout
+from samcli.dataset.build import RECORDS
+from samcli.dataset.outputs import MADE
 from samcli.errors import SamcliError
 from samcli.formats.atomic import TEMPORARY
 from samcli.formats.embedding import read_embedding_head
@@ -31,7 +33,8 @@ def status(
     if not output.is_dir():
         raise SamcliError(f"{output} is not a folder; give the folder that was the output of a run")
     found = _Found()
-    for path in _files(output):
+    records = output / RECORDS  # what else a dataset holds is made of these
+    for path in _files(records if (output / MADE).is_file() and records.is_dir() else output):
         found.add(path)
     found.failed.sort(key=lambda failure: failure["path"])
     if json:
