@@ -394,7 +394,7 @@ def _refuse_models(context: typer.Context) -> None:
         if source is not None and source.name == "COMMANDLINE" and parameter.name not in _BUILD:
             name = max(parameter.opts, key=len)
             raise UsageError(
-                f"--rebuild uses no model, so it goes without {name}; its options are in the panels Dataset and Masks"
+                f"--rebuild goes without {name}, it uses no model; see the panels Dataset and Masks"
             )
 
 

@@ -396,11 +396,11 @@ def test_500_labels(samcli: Samcli, animals: Path) -> None:
         ),
         (
             ("--rebuild", "set", "-m", "tiny"),
-            "--rebuild uses no model, so it goes without --model; its options are in the panels Dataset and Masks",
+            "--rebuild goes without --model, it uses no model; see the panels Dataset and Masks",
         ),
         (
             ("--rebuild", "set", "photos"),
-            "--rebuild uses no model, so it goes without images; its options are in the panels Dataset and Masks",
+            "--rebuild goes without images, it uses no model; see the panels Dataset and Masks",
         ),
         (
             ("photos", "-o", "set", "--split", "most,few"),
