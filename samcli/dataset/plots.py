@@ -23,7 +23,7 @@ MOST_BARS = 40  # classes in a plot; the bars of more would be too thin
 MOST_LETTERS = 36  # of a class's name; those of East Asia are twice as wide
 DPI = 144
 
-ACCEPTED, REVIEW, EXISTING = "#1f5fd0", "#d98200", "#5f7d72"  # as in report.css in the light
+ACCEPTED, REVIEW, EXISTING = "#1f5fd0", "#cf7a00", "#5f7d72"  # as in report.css in the light
 TEXT, FAINT, LINE = "#17191d", "#596069", "#d9dce2"
 
 
@@ -153,7 +153,8 @@ def _png(title: str, draw: Callable[[Axes], None] | None, tall: float = 4.2) -> 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, tall), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(8, tall), dpi=DPI)
+    figure.set_layout_engine("constrained", w_pad=0.14, h_pad=0.14)  # inches
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
