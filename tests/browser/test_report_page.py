@@ -1,4 +1,4 @@
-"""A dataset's report in Chromium: that nothing leaks, that it is readable light and dark, and fits a phone."""
+"""A dataset's report in Chromium: nothing leaks, it is readable light and dark, and fits a phone."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def test_pictures_and_bars_are_drawn(tab: Any) -> None:
     first = tab.locator(".bar").first.bounding_box()
     assert first["width"] > 200 or tab.viewport_size["width"] < 800
     ratio = "(rects) => rects.map((rect) => rect.getBoundingClientRect().width)"
-    accepted, review, existing = tab.locator(".bar").first.locator("rect").evaluate_all(ratio)
+    accepted, existing, review = tab.locator(".bar").first.locator("rect").evaluate_all(ratio)
     assert accepted / review == pytest.approx(900 / 60, rel=0.05)
     assert accepted / existing == pytest.approx(900 / 7, rel=0.2)
     tall = (
