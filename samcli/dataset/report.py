@@ -371,16 +371,16 @@ def _duplicates(summary: Summary, pictures: Pictures) -> str:
 
 def _failures(summary: Summary) -> str:
     if not summary.failures:
-        return "<p>Every photo could be read.</p>"
+        return "<p>There were none.</p>"
     rows = [
         f'<tr><th scope="row"><bdi>{_text(path)}</bdi></th>'
         f"<td><bdi>{_text(reason, LONGEST_REASON)}</bdi></td></tr>\n"
         for path, reason in summary.failures[:FAILURES]
     ]
-    number = _counted(len(summary.failures), "photo is", "photos are")
+    number = _counted(len(summary.failures), "photo", "photos")
     rest = len(summary.failures) - len(rows)
     more = f'<p class="names faint">And {rest:,} more.</p>' if rest else ""
-    about = f"<p>{number} not in the dataset. The same command, run again, tries only these.</p>"
+    about = f"<p>{number} failed, and what was found in them is not in the dataset.</p>"
     return about + _table("Photos that failed", ["Photo", "Reason"], rows, "failed") + more
 
 

@@ -304,7 +304,7 @@ def test_photos_that_look_alike(tmp_path: Path) -> None:
     assert "6 photos in 3 groups that look alike. The first of each group is in the dataset" in page.text
     assert "Look-alikes 6 in 3 groups, 3 left out" in page.text
     assert "Also: gone" in page.text
-    assert page.text.endswith("x , y Failures Every photo could be read.")
+    assert page.text.endswith("x , y Failures There were none.")
     assert "--skip-duplicates" in report(tmp_path, summary(duplicates=groups)).text
 
 
