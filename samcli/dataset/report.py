@@ -380,7 +380,7 @@ def _failures(summary: Summary) -> str:
     number = _counted(len(summary.failures), "photo", "photos")
     rest = len(summary.failures) - len(rows)
     more = f'<p class="names faint">And {rest:,} more.</p>' if rest else ""
-    about = f"<p>{number} failed, and what was found in them is not in the dataset.</p>"
+    about = f"<p>{number} failed and left nothing in the dataset.</p>"
     return about + _table("Photos that failed", ["Photo", "Reason"], rows, "failed") + more
 
 
