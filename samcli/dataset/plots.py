@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,8 @@ MOST_BARS = 40  # classes in a plot; the bars of more would be too thin
 MOST_LETTERS = 36  # of a class's name; those of East Asia are twice as wide
 DPI = 144
 
-ACCEPTED, REVIEW, EXISTING = "#1f5fd0", "#d98200", "#5f7d72"  # as in report.css in the light
+COLORS = {"accepted": "#1f5fd0", "existing": "#5f7d72", "to review": "#cf7a00", "annotations": "#1f5fd0"}
+"""As in report.css in the light."""
 TEXT, FAINT, LINE = "#17191d", "#596069", "#d9dce2"
 
 
@@ -59,47 +60,45 @@ def _matplotlib() -> Iterator[None]:
 
 
 def _classes(summary: Summary) -> bytes:
-    """How many annotations each class has; the most frequent on top."""
-    shown = summary.classes[:MOST_BARS]
+    """How many annotations each class has, and how many are to review; the most frequent on top."""
+    shown = [one for one in summary.classes if one.accepted + one.existing + one.to_review][:MOST_BARS]
     names = [_letters(_short(one.name)) for one in shown]
-    totals = [one.accepted + one.to_review + one.existing for one in shown]
-    count, rest = len(summary.classes), len(summary.classes) - len(shown)
-    note = (
-        f"the {len(shown)} most frequent of {count:,} classes"
-        if rest
-        else _counted(count, "class", "classes")
-    )
+    count = len(summary.classes)
+    note = f"{count:,} {'class' if count == 1 else 'classes'}"
+    if len(shown) < count:
+        note = f"the {len(shown)} most frequent of {note}"
 
     def draw(axes: Axes) -> None:
         places = range(len(shown))
-        parts = [
-            [one.accepted for one in shown],
-            [one.to_review for one in shown],
-            [one.existing for one in shown],
-        ]
+        parts = {
+            "accepted": [one.accepted for one in shown],
+            "existing": [one.existing for one in shown],
+            "to review": [one.to_review for one in shown],
+        }
         _stacked(parts, lambda values, bottom, **look: axes.barh(places, values, 0.7, left=bottom, **look))
         axes.set_yticks(list(places), [text for text, _ in names])
         for label, (_, font) in zip(axes.get_yticklabels(), names, strict=True):
             label.set_parse_math(False)  # a $ is a letter
             label.set_fontproperties(font)
-        most = max(totals)
-        for place, total in zip(places, totals, strict=True):
-            axes.text(total + most / 100, place, f"{total:,}", va="center", color=FAINT, fontsize=9)
-        axes.set(xlim=(0, most * 1.09), ylim=(len(shown) - 0.4, -0.6))
+        ends = [one.accepted + one.existing + one.to_review for one in shown]
+        for place, (one, end) in enumerate(zip(shown, ends, strict=True)):
+            said = f"{one.accepted + one.existing:,}" + (f" + {one.to_review:,}" if one.to_review else "")
+            axes.text(end + max(ends) / 100, place, said, va="center", color=FAINT, fontsize=9)
+        axes.set(xlim=(0, max(ends) * 1.12), ylim=(len(shown) - 0.4, -0.6))
         axes.grid(axis="x", color=LINE)
         axes.tick_params(axis="y", labelcolor=TEXT)
         axes.xaxis.set_major_locator(_whole_numbers())
 
     return _png(
         f"Annotations per class: {note}",
-        draw if sum(totals) else None,
+        draw if shown else None,
         tall=max(2.4, 1.3 + 0.26 * len(shown)),
     )
 
 
 def _scores(summary: Summary) -> bytes:
     def draw(axes: Axes) -> None:
-        _histogram(axes, [summary.scores, summary.review_scores])
+        _histogram(axes, {"accepted": summary.scores, "to review": summary.review_scores})
         axes.set(xlabel="score", ylabel="proposals")
 
     some = any(summary.scores) or any(summary.review_scores)
@@ -110,15 +109,14 @@ def _sizes(summary: Summary) -> bytes:
     def draw(axes: Axes) -> None:
         from matplotlib.ticker import PercentFormatter
 
-        _histogram(axes, [summary.sizes])
+        _histogram(axes, {"annotations": summary.sizes})
         axes.set(xlabel="side: the square root of the share of the image", ylabel="annotations")
         axes.xaxis.set_major_formatter(PercentFormatter(1))
-        axes.legend().remove()
 
     return _png("Sizes of the annotations", draw if any(summary.sizes) else None)
 
 
-def _histogram(axes: Axes, parts: Sequence[Sequence[int]]) -> None:
+def _histogram(axes: Axes, parts: Mapping[str, Sequence[int]]) -> None:
     """Stacked bars of BINS equal parts of 0 to 1."""
     left = [i / BINS for i in range(BINS)]
     _stacked(
@@ -132,13 +130,13 @@ def _histogram(axes: Axes, parts: Sequence[Sequence[int]]) -> None:
     axes.yaxis.set_major_locator(_whole_numbers())
 
 
-def _stacked(parts: Sequence[Sequence[int]], bars: Callable[..., Any]) -> None:
-    """Bars of accepted ones, on them those to review, and on these those that were there before."""
-    bottom = [0] * len(parts[0])
-    looks = (("accepted", ACCEPTED), ("to review", REVIEW), ("existing", EXISTING))
-    for values, (label, color) in zip(parts, looks, strict=False):
+def _stacked(parts: Mapping[str, Sequence[int]], bars: Callable[..., Any]) -> None:
+    """Bars on one another. parts: counts by what they are of, a key of COLORS."""
+    bottom: Sequence[int] | None = None
+    for label, values in parts.items():
         if any(values):
-            bars(values, bottom, color=color, label=label)
+            bottom = bottom or [0] * len(values)
+            bars(values, bottom, color=COLORS[label], label=label)
             bottom = [low + value for low, value in zip(bottom, values, strict=True)]
 
 
@@ -153,7 +151,8 @@ def _png(title: str, draw: Callable[[Axes], None] | None, tall: float = 4.2) -> 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, tall), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(8, tall), dpi=DPI)
+    figure.set_layout_engine("constrained", w_pad=0.14, h_pad=0.14)  # inches
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
@@ -197,7 +196,3 @@ def _letters(text: str) -> tuple[str, Any]:
         text, other = letters_for(text, 16)
         path = own if text.isascii() else other.path
     return text, FontProperties(fname=path)
-
-
-def _counted(number: int, one: str, more: str) -> str:
-    return f"{number:,} {one if number == 1 else more}"

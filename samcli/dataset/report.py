@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from samcli.dataset.plots import SOFTWARE, plots
-from samcli.dataset.samples import GROUPS, MEMBERS, Pictures, class_sheet, draw
-from samcli.dataset.summary import BINS, ClassSummary, Sample, Summary
+from samcli.dataset.samples import GROUPS, MEMBERS, Pictures, Shot, class_sheet, draw
+from samcli.dataset.summary import BINS, ClassSummary, Summary
 from samcli.errors import SamcliError
 from samcli.formats.atomic import clean_up, write_bytes
 from samcli.formats.table import Photos
@@ -33,7 +33,7 @@ RULES = {
 }
 """Why proposals are left out, in plain words, by the reasons of `samcli.dataset.curate`."""
 
-KINDS = (("accepted", "Accepted"), ("to_review", "To review"), ("existing", "Existing"))
+KINDS = (("accepted", "Accepted"), ("existing", "Existing"), ("to_review", "To review"))
 
 ROWS = 40  # classes that are seen at once; the table of the others opens
 FAILURES = 500  # that are listed, as groups of photos that look alike are; the rest is counted
@@ -67,9 +67,9 @@ def write_report(place: Path, summary: Summary, photos: Photos | None) -> tuple[
     for name, data in plots(summary).items():
         write(folder / name, data)
     slugs = _slugs(one.name for one in summary.classes)
-    for one, slug, jpegs in zip(summary.classes, slugs, pictures.samples, strict=False):
-        if jpegs:
-            sheet = class_sheet(one.name, _of_class(one), one.samples, jpegs, pictures.side)
+    for one, slug, shots in zip(summary.classes, slugs, pictures.samples, strict=False):
+        if shots:
+            sheet = class_sheet(one.name, _of_class(one), shots, pictures.side)
             write(folder / "samples" / f"{slug}.png", sheet)
     _remove_others(folder / "samples", {path.name for path in written})
     write(page, _page(summary, pictures).encode())
@@ -150,15 +150,16 @@ def _page(summary: Summary, pictures: Pictures) -> str:
 
 
 def _headline(summary: Summary) -> str:
-    total = summary.accepted + summary.to_review + summary.existing
+    total = summary.accepted + summary.existing
+    classes = sum(bool(one.accepted + one.existing) for one in summary.classes)
     groups, alike = len(summary.duplicates), sum(map(len, summary.duplicates))
     skipped = f", {alike - groups:,} left out" if summary.skipped else ""
     tiles = [
         ("Images", summary.images, f"{summary.empty:,} without annotations", ""),
-        ("Annotations", total, f"in {_counted(len(summary.classes), 'class', 'classes')}", ""),
+        ("Annotations", total, f"of {_counted(classes, 'class', 'classes')}", ""),
         ("Accepted", summary.accepted, _share(summary.accepted, total), "accepted"),
-        ("To review", summary.to_review, _share(summary.to_review, total), "to-review"),
         ("Existing", summary.existing, _share(summary.existing, total), "existing"),
+        ("To review", summary.to_review, "not yet annotations" if summary.to_review else "", "to-review"),
         ("Look-alikes", alike, f"in {_counted(groups, 'group', 'groups')}{skipped}" if groups else "", ""),
         ("Failures", len(summary.failures), "", ""),
     ]
@@ -192,14 +193,14 @@ def _classes(summary: Summary, pictures: Pictures) -> str:
                 f'<rect class="{_css(kind)}" x="{start:.2f}" width="{wide:.2f}" height="1"/>' if value else ""
             )
             start += wide
-        numbers = [*values, *([sum(values)] if len(kinds) > 1 else []), one.images]
+        numbers = [*values, one.images]
         rows.append(
             f'<tr><th scope="row"><span><span class="name">{_dot(one.name)}{name}</span>'
             '<svg class="bar" viewBox="0 0 100 1" preserveAspectRatio="none" aria-hidden="true">'
             f"{''.join(bars)}</svg>"
             f"</span></th>{''.join(map(_number_cell, numbers))}</tr>\n"
         )
-    columns = ["Class", *(title for _, title in kinds), *(["All"] if len(kinds) > 1 else []), "Images"]
+    columns = ["Class", *(title for _, title in kinds), "Images"]
     first = _table(
         "Annotations of each class, and images that have some",
         columns,
@@ -209,7 +210,7 @@ def _classes(summary: Summary, pictures: Pictures) -> str:
     )
     if len(rows) <= ROWS:
         return _legend(kinds) + first
-    rest = sum(one.accepted + one.to_review + one.existing for one in summary.classes[ROWS:])
+    rest = sum(one.accepted + one.existing for one in summary.classes[ROWS:])
     classes, more = (
         _counted(len(rows) - ROWS, "class", "classes"),
         _counted(rest, "annotation", "annotations"),
@@ -219,7 +220,7 @@ def _classes(summary: Summary, pictures: Pictures) -> str:
 
 
 def _histograms(summary: Summary) -> str:
-    kinds = KINDS[:2] if any(summary.review_scores) else KINDS[:1]
+    kinds = (KINDS[0], KINDS[2]) if any(summary.review_scores) else KINDS[:1]
     both = [sum(pair) for pair in zip(summary.scores, summary.review_scores, strict=True)]
     scores = _histogram(
         "Scores",
@@ -370,16 +371,16 @@ def _duplicates(summary: Summary, pictures: Pictures) -> str:
 
 def _failures(summary: Summary) -> str:
     if not summary.failures:
-        return "<p>Every photo could be read.</p>"
+        return "<p>There were none.</p>"
     rows = [
         f'<tr><th scope="row"><bdi>{_text(path)}</bdi></th>'
         f"<td><bdi>{_text(reason, LONGEST_REASON)}</bdi></td></tr>\n"
         for path, reason in summary.failures[:FAILURES]
     ]
-    number = _counted(len(summary.failures), "photo is", "photos are")
+    number = _counted(len(summary.failures), "photo", "photos")
     rest = len(summary.failures) - len(rows)
     more = f'<p class="names faint">And {rest:,} more.</p>' if rest else ""
-    about = f"<p>{number} not in the dataset. The same command, run again, tries only these.</p>"
+    about = f"<p>{number} failed and left nothing in the dataset.</p>"
     return about + _table("Photos that failed", ["Photo", "Reason"], rows, "failed") + more
 
 
@@ -414,16 +415,14 @@ def _flat(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, s
 
 
 def _samples(summary: Summary, pictures: Pictures) -> str:
-    shown = [jpegs for jpegs in pictures.samples if jpegs]
+    shown = [shots for shots in pictures.samples if shots]
     if not shown:
         return ""
     each = max(map(len, shown))
     found = []
-    for number, (one, jpegs) in enumerate(zip(summary.classes, pictures.samples, strict=False), start=1):
-        if jpegs:
-            figures = "".join(
-                _sample(one, sample, jpeg) for sample, jpeg in zip(one.samples, jpegs, strict=False)
-            )
+    for number, (one, shots) in enumerate(zip(summary.classes, pictures.samples, strict=False), start=1):
+        if shots:
+            figures = "".join(_shot(one, shot) for shot in shots)
             found.append(
                 f'<section class="class" id="class-{number}" aria-labelledby="class-{number}-title">'
                 f'<h3 id="class-{number}-title">{_dot(one.name)}<bdi>{_text(one.name, LONGEST_LABEL)}</bdi>'
@@ -431,7 +430,9 @@ def _samples(summary: Summary, pictures: Pictures) -> str:
                 f'<ul class="shots">{figures}</ul></section>\n'
             )
     about = (
-        f"Up to {each} of each class, the best of their photos first." if each > 1 else "One of each class."
+        f"Up to {each} of each class, from its best score to its worst."
+        if each > 1
+        else "The best of each class."
     )
     if pictures.alone < sum(map(len, shown)):
         about += " What is around a mask is darker."
@@ -448,12 +449,12 @@ def _samples(summary: Summary, pictures: Pictures) -> str:
     )
 
 
-def _sample(one: ClassSummary, sample: Sample, jpeg: bytes) -> str:
-    score = score_of(sample.mask)
+def _shot(one: ClassSummary, shot: Shot) -> str:
+    score = score_of(shot.sample.mask)
     said = "" if score is None else f"<b>{score:.2f}</b>"
     return (
-        f'<li><img src="{_data(jpeg)}" alt="{_text(one.name, LONGEST_LABEL)}" decoding="async">'
-        f"<p>{_file_name(sample.file_name)}{said}</p></li>"
+        f'<li><img src="{_data(shot.jpeg)}" alt="{_text(one.name, LONGEST_LABEL)}" decoding="async">'
+        f"<p>{_file_name(shot.sample.file_name)}{said}</p></li>"
     )
 
 
@@ -529,8 +530,10 @@ def _text(text: str, longest: int = LONGEST) -> str:
 
 
 def _of_class(one: ClassSummary) -> str:
-    total = _counted(one.accepted + one.to_review + one.existing, "annotation", "annotations")
-    return f"{total} in {_counted(one.images, 'image', 'images')}"
+    said = _counted(one.accepted + one.existing, "annotation", "annotations")
+    if one.to_review:
+        said += f" and {one.to_review:,} to review"
+    return f"{said} in {_counted(one.images, 'image', 'images')}"
 
 
 def _counted(number: int, one: str, more: str) -> str:

@@ -6,7 +6,7 @@ import io
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -44,15 +44,22 @@ NARROWEST = 440  # pixels of a sheet, so that its title has room
 GROUPS, MEMBERS = 24, 6  # of them that are shown
 
 
+class Shot(NamedTuple):
+    """A sample and its crop."""
+
+    sample: Sample
+    jpeg: bytes
+
+
 @dataclass(frozen=True)
 class Pictures:
-    """samples: JPEG of each shown sample of each class, in the order of the summary's. side: of the longest.
+    """samples: of each class of the summary, in its order, those that are shown. side: of the longest crop.
 
     alone: how many of them are masks without their photo. photos: small JPEGs of photos that look alike, by
     path; those that could be read.
     """
 
-    samples: tuple[tuple[bytes, ...], ...]
+    samples: tuple[tuple[Shot, ...], ...]
     side: int
     alone: int
     photos: dict[str, bytes]
@@ -66,7 +73,7 @@ def samples_per_class(classes: int) -> int:
 def draw(summary: Summary, photos: Photos | None) -> Pictures:
     """Make the pictures; each photo is decoded once. Beyond MOST classes there are no samples."""
     each = samples_per_class(len(summary.classes))
-    shown = [one.samples[:each] for one in summary.classes[:MOST]]
+    shown = [_spread(one.samples, each) for one in summary.classes[:MOST]]
     count = sum(map(len, shown))
     side = next((side for most, side in SIDES if count <= most), SMALLEST_SIDE)
     room = MOST_BYTES // max(1, count)
@@ -89,8 +96,19 @@ def draw(summary: Summary, photos: Photos | None) -> Pictures:
             fits = pixels is not None and [*pixels.shape[:2]] == sample.mask.segmentation["size"]
             alone += not fits
             found[i, j] = _jpeg(crop(sample, pixels if fits else None, side), room)
-    jpegs = tuple(tuple(found[i, j] for j in range(len(samples))) for i, samples in enumerate(shown))
-    return Pictures(jpegs, side, alone, small)
+    shots = tuple(
+        tuple(Shot(sample, found[i, j]) for j, sample in enumerate(samples))
+        for i, samples in enumerate(shown)
+    )
+    return Pictures(shots, side, alone, small)
+
+
+def _spread(samples: Sequence[Sample], most: int) -> Sequence[Sample]:
+    """The first, the last, and others evenly between them; of one, the first."""
+    if len(samples) <= most:
+        return samples
+    step = (len(samples) - 1) / max(1, most - 1)
+    return [samples[round(i * step)] for i in range(most)]
 
 
 def crop(sample: Sample, pixels: NDArray[np.uint8] | None, side: int) -> NDArray[np.uint8]:
@@ -160,12 +178,10 @@ def _jpeg(pixels: NDArray[np.uint8], room: int) -> bytes:
         picture = picture.resize((-(-picture.width // 2), -(-picture.height // 2)))
 
 
-def class_sheet(
-    title: str, about: str, samples: Sequence[Sample], jpegs: Sequence[bytes], side: int
-) -> bytes:
+def class_sheet(title: str, about: str, shots: Sequence[Shot], side: int) -> bytes:
     """The sheet of a class as PNG: two lines about it, and its crops with their photos' paths and scores."""
     cells = []
-    for sample, jpeg in zip(samples, jpegs, strict=False):
+    for sample, jpeg in shots:
         score = score_of(sample.mask)
         note = "no score" if score is None else f"score {score:.2f}"
         cells.append(Cell(sample.file_name, note, np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))))
