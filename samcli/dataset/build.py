@@ -108,7 +108,8 @@ def build(place: Path, plan: Plan, note: Callable[[str], None]) -> Summary:
     """Write the dataset of `place`/records/ into `place`, in place of what an earlier build wrote.
 
     Every record is read twice, and never more than one is held. The same records and plan give the same
-    bytes. What fails is a failure of its image. note: told what the user should know, a line each. Raises SamcliError when nothing can be built; what was there then stays.
+    bytes. What fails is a failure of its image. note: told what the user should know, a line each.
+    Raises SamcliError when nothing can be built; what was there then stays.
     """
     check(place, plan)
     if not (place / RECORDS).is_dir():
