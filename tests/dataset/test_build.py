@@ -248,6 +248,15 @@ def test_failures_do_not_end_it(place):
     assert len(read(place / "annotations.json")["images"]) == 3
 
 
+@pytest.mark.parametrize("name", ["/a.jpg", "../a.jpg", "\ud800.jpg"])
+def test_paths_that_lead_elsewhere_are_failures(place, name):
+    text = (place / "records/a.json").read_text(encoding="utf-8")
+    (place / "records/bad.json").write_text(text.replace('"a.jpg"', json.dumps(name)), encoding="utf-8")
+    summary = made(place, Plan(split=(0.5, 0.5), formats=("png",), label_json=True))
+    assert [path for path, _ in summary.failures] == ["bad"]
+    assert (summary.images, list(place.parent.glob("*.*"))) == (3, [])
+
+
 def test_without_records(tmp_path):
     with pytest.raises(SamcliError, match=r"holds no records/; give a folder that samcli annotate wrote"):
         made(tmp_path)
@@ -473,6 +482,15 @@ class TestBase:
         images = [i["file_name"] for i in read(place / "annotations.json")["images"]]
         assert images == ["b.jpg", "gone.jpg", "a.jpg", "0.jpg"]
 
+    def test_names_that_lead_elsewhere_are_kept_but_name_no_files(self, place, base) -> None:
+        data = existing()
+        data["images"][1]["file_name"] = "../\ud800.jpg"
+        base.write_text(json.dumps(data))
+        summary = made(place, Plan(base=base, split=(0.5, 0.5), formats=("png",)), [])
+        ((path, reason),) = summary.failures
+        assert (path, "is no path below a folder" in reason) == ("../\ud800.jpg", True)
+        assert read(place / "annotations.json")["images"][:3] == data["images"]
+
     @pytest.mark.parametrize(
         ("change", "said"),
         [
@@ -512,11 +530,11 @@ class TestBase:
         with pytest.raises(SamcliError, match=r"their\.json is not whole JSON: .*; write or copy it again"):
             made(place, Plan(base=base))
         made(place)
-        with pytest.raises(SamcliError) as error:
-            check(place, Plan(base=place / "annotations.json"))
-        assert str(error.value) == (
-            f"{place}/annotations.json would be overwritten; give a copy that lies elsewhere"
-        )
+        made(place, Plan(split=(0.5, 0.5)))
+        for name in ("annotations.json", "train.json"):  # this one would be removed
+            with pytest.raises(SamcliError) as error:
+                check(place, Plan(base=place / name))
+            assert str(error.value) == f"{place / name} would be replaced; give a copy that lies elsewhere"
 
     def test_its_own_output_as_base_adds_nothing(self, place) -> None:
         made(place)
