@@ -25,6 +25,7 @@ from samcli.dataset.outputs import (
     annotation_files,
     check_free,
     format_folder,
+    made,
     making,
 )
 from samcli.dataset.overlays import Overlays
@@ -101,10 +102,10 @@ def check(place: Path, plan: Plan) -> None:
     if plan.base is not None:
         if not plan.base.is_file():
             raise SamcliError(f"{plan.base} is not a file; give COCO instances, such as annotations.json")
-        written = {(place / name).resolve() for name in plan.outputs}
+        written = {(place / name).resolve() for name in plan.outputs | made(place)}
         own = plan.base.resolve()
         if written & {own, *own.parents}:
-            raise SamcliError(f"{plan.base} would be overwritten; give a copy that lies elsewhere")
+            raise SamcliError(f"{plan.base} would be replaced; give a copy that lies elsewhere")
     check_free(place, plan.outputs)
 
 
@@ -193,7 +194,9 @@ def _records(
                 failures.append((failed.path, failed.reason))
             continue
         try:
-            yield str(name), read_record(path)
+            record = read_record(path)
+            relative(record.file_name)
+            yield str(name), record
         except SamcliError as error:
             yield str(name), error
 
@@ -405,7 +408,7 @@ class _Builder:
 
     def _part(self, path: str) -> str:
         """The part of the dataset that a photo goes to, the same for all that look like it; "" without."""
-        first = self.first.get(path, path).encode("utf-8", "surrogateescape")
+        first = self.first.get(path, path).encode("utf-8", "backslashreplace")
         place = int.from_bytes(hashlib.sha256(first).digest()[:8], "big") / 2**64
         for part, share in zip(self.plan.parts, self.plan.split or (), strict=True):
             if place < share:

@@ -32,8 +32,7 @@ Note = Callable[[str], None]
 
 def check_free(place: Path, wanted: Collection[str]) -> None:
     """Raise SamcliError when something stands where a file or folder is wanted that is not ours."""
-    made = _made(place)
-    for name in sorted(set(wanted) - made):
+    for name in sorted(set(wanted) - made(place)):
         if (place / name).exists():
             raise SamcliError(
                 f"{place / name} is there already, and {MADE} does not list it as samcli's; move it away, "
@@ -44,7 +43,7 @@ def check_free(place: Path, wanted: Collection[str]) -> None:
 @contextmanager
 def making(place: Path, wanted: Collection[str]) -> Iterator[None]:
     """Say that those are ours; at the end remove what an earlier build made and this one did not."""
-    earlier = _made(place)
+    earlier = made(place)
     _write_made(place, earlier | set(wanted))
     yield
     for name in sorted(earlier - set(wanted)):
@@ -59,7 +58,8 @@ def making(place: Path, wanted: Collection[str]) -> Iterator[None]:
     _write_made(place, wanted)
 
 
-def _made(place: Path) -> set[str]:
+def made(place: Path) -> set[str]:
+    """Names of what earlier builds wrote. Raises SamcliError when the list of them is damaged."""
     try:
         data = json.loads((place / MADE).read_bytes())
         return _POSSIBLE & set(data["samcli"]["made"])

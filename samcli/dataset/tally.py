@@ -23,7 +23,7 @@ class Samples:
     def add(self, sample: Sample) -> None:
         """Take one more in; the one goes that leaves the smallest gap. The best and the worst stay."""
         score = score_of(sample.mask)
-        tie = hashlib.sha256(sample.file_name.encode("utf-8", "surrogateescape")).hexdigest()
+        tie = hashlib.sha256(sample.file_name.encode("utf-8", "backslashreplace")).hexdigest()
         self._kept.append((-math.inf if score is None else score, tie, sample))
         self._kept.sort(key=lambda one: one[:2])
         if len(self._kept) > SAMPLES:
