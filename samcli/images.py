@@ -147,7 +147,8 @@ def perceptual_hash(image: NDArray[np.uint8]) -> str:
     grey = Image.fromarray(image).convert("L").resize((32, 32), Image.Resampling.LANCZOS)
     angles = np.pi / 64 * np.outer(np.arange(8), 2 * np.arange(32) + 1)
     cosines = np.cos(angles)
-    lowest = cosines @ np.asarray(grey, np.float64) @ cosines.T
+    # Rounded, or the hash of a picture of one colour would be one of rounding errors.
+    lowest = (cosines @ np.asarray(grey, np.float64) @ cosines.T).round(6)
     bits = (lowest > np.median(lowest)).ravel()
     return np.packbits(bits).tobytes().hex()
 
