@@ -132,7 +132,7 @@ class TestBlip:
         self, random_tagger: Folders, photos: list[np.ndarray], device: str, dtype: str
     ) -> None:
         tagger = load_tagger(str(random_tagger("blip")), device=device, dtype=dtype)
-        assert all(one.caption for one in blip.tag(photos))
+        assert all(one.caption for one in tagger.tag(photos))
 
 
 class TestFlorence2:
