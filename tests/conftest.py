@@ -131,6 +131,24 @@ def random_detector(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str],
 
 
 @pytest.fixture(scope="session")
+def random_tagger(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A folder with a tagger of random weights, see taggers.KINDS; skips as `random_detector` does."""
+    made: dict[str, Path] = {}
+
+    def get(kind: str) -> Path:
+        if os.environ.get("CI") != "true":
+            pytest.importorskip("transformers")
+            pytest.importorskip("textblob")
+        import taggers
+
+        if kind not in made:
+            made[kind] = taggers.KINDS[kind](tmp_path_factory.mktemp("taggers") / kind)
+        return made[kind]
+
+    return get
+
+
+@pytest.fixture(scope="session")
 def pixels() -> np.ndarray:
     """A small picture with two things in it, (60, 90, 3) uint8 RGB."""
     y, x = np.mgrid[:60, :90]

@@ -22,6 +22,7 @@ from samcli.ground.pretrained import (
     load_network,
     load_tokenizer,
     picture_settings,
+    quiet,
     square,
     to_numpy,
 )
@@ -69,16 +70,12 @@ class Blip:
     @torch.inference_mode()
     def _say(self, pictures: Tensor) -> list[Said]:
         """pictures: (B, 3, S, S)."""
-        from transformers import GenerationConfig
-
         text = self._network.config.text_config
-        how = GenerationConfig(  # type: ignore[no-untyped-call]
-            num_beams=BEAMS, max_new_tokens=BLIP_TOKENS, bos_token_id=text.bos_token_id
-        )
-        with self._place.arithmetic():
+        with self._place.arithmetic(), quiet():
             answer = self._network.generate(
                 pixel_values=pictures.to(self._place.device),
-                generation_config=how,
+                num_beams=BEAMS,
+                max_new_tokens=BLIP_TOKENS,
                 output_scores=True,
                 return_dict_in_generate=True,
             )
@@ -117,7 +114,7 @@ class Florence2:
     def _say(self, prompt: str, most_tokens: int, pictures: Tensor) -> list[Said]:
         """pictures: (B, 3, S, S)."""
         tokens = self._prompt(prompt).expand(len(pictures), -1)
-        with self._place.arithmetic():
+        with self._place.arithmetic(), quiet():
             answer = self._network.generate(
                 input_ids=tokens,
                 attention_mask=torch.ones_like(tokens),
@@ -190,7 +187,7 @@ def _captioned(said: Said, tokenizer: Any, limits: Limits, others: list[Tag]) ->
 
 
 def _text(tokenizer: Any, tokens: list[int]) -> str:
-    text: str = tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=True)
+    text: str = tokenizer.decode(tokens, skip_special_tokens=True)
     return " ".join(_MARK.sub(" ", text).split())
 
 

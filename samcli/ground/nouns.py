@@ -87,15 +87,17 @@ def singular(noun: str) -> str:
 
 def _names(caption: str) -> list[list[str]]:
     """Runs of words of a caption that each name something."""
+    tagger, _ = _textblob()
     text = _IDIOMS.sub(" , ", " ".join(caption.lower().split()))
-    tagged = [(word, tag) for word, tag in _textblob()[0].tag(text)] if text else []
+    tagged: list[tuple[str, str]] = tagger.tag(text) if text else []
     names: list[list[str]] = []
     run: list[str] = []
     before = ""
     for i, (word, tag) in enumerate(tagged):
         after = tagged[i + 1][1] if i + 1 < len(tagged) else ""
         if _names_something(word, tag, before, after):
-            run.append(word)
+            if word not in run:  # captioners stutter
+                run.append(word)
             before = "NN" if tag != "NNS" else "NNS"
         else:
             names.append(run)
@@ -124,7 +126,7 @@ def _textblob() -> tuple[Any, Any]:
         from textblob.en import lexicon
         from textblob.taggers import PatternTagger
     except ModuleNotFoundError as error:
-        if error.name not in ("textblob", "nltk"):
+        if error.name is None or error.name.split(".")[0] not in ("textblob", "nltk"):
             raise
         raise SamcliError(
             "captions become words by textblob; install it with: pip install 'samcli[ground]'"

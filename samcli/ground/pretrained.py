@@ -64,7 +64,7 @@ def load_network(place: Place, class_name: str) -> Any:
     file = place.folder / place.weights
     _refuse_strange_backbone(place.folder / "config.json")
     network = getattr(_transformers(place), class_name)
-    with _reading(place), _quiet():
+    with _reading(place), quiet():
         model, info = network.from_pretrained(
             place.folder,
             dtype=torch.float32,
@@ -96,7 +96,7 @@ def load_tokenizer(place: Place, class_name: str, files: Sequence[Sequence[str]]
         sets = " or ".join(" and ".join(names) for names in files)
         raise SamcliError(f"{place.folder} has no tokenizer: {sets}; save it there with save_pretrained")
     tokenizer = getattr(_transformers(place), class_name)
-    with _reading(place), _quiet():
+    with _reading(place), quiet():
         return tokenizer.from_pretrained(
             place.folder,
             local_files_only=True,
@@ -249,8 +249,8 @@ def _reading(place: Place) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers' bars and remarks off stderr while it loads; what matters of them is an error."""
+def quiet() -> Iterator[None]:
+    """Keep transformers' bars and remarks off stderr; what matters of them is an error."""
     from transformers.utils import logging as theirs
 
     log: Any = theirs  # its functions have no types

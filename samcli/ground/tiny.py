@@ -113,8 +113,8 @@ class TinyDetector:
     def sure(self, meanings: Meanings, words: Tensor) -> Tensor:
         """Scores of the masks of words (P, C) in one image, (P,) fp32, 0 to 1."""
         _, score, _ = self._head(meanings, self._positions, words)
-        sure: Tensor = score.float().sigmoid()
-        return sure
+        certain: Tensor = score.float().sigmoid()
+        return certain
 
     def knows(self, phrase: str) -> bool:
         """See `Detector`: it is in the vocabulary."""

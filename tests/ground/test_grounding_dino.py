@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from samcli.errors import SamcliError
+from samcli.errors import SamcliError, StopError
 from samcli.ground import grounding_dino, load, pretrained
 from samcli.ground.detector import Detected, Detector, Thresholds
 from samcli.ground.grounding_dino import GroundingDino, resized
@@ -193,6 +193,17 @@ def test_a_phrase_that_cannot_be_read(detector: GroundingDino, phrase: str) -> N
     with pytest.raises(SamcliError) as caught:
         detector.detect([picture(90, 130)], ["cat", phrase], USUAL)
     assert str(caught.value) == f"{detector.name} cannot read {phrase!r}; its words are English"
+
+
+def test_what_it_knows(detector: GroundingDino) -> None:
+    long = "cat " * 300
+    for phrase, known in (("cat", True), ("cat 猫", True), ("猫", False), ("", False), (".", False), (long, False)):
+        assert detector.knows(phrase) == known
+        if known:
+            detector.detect([picture(40, 40)], [phrase], ALL)
+        else:
+            with pytest.raises(StopError):
+                detector.detect([picture(40, 40)], [phrase], ALL)
 
 
 def test_a_phrase_that_is_too_long(detector: GroundingDino) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from samcli.errors import SamcliError
+from samcli.errors import SamcliError, StopError
 from samcli.ground.detector import Thresholds
 from samcli.ground.load import detector_spec, load_detector
 from samcli.ground.owlv2 import Owlv2, query, squared
@@ -140,6 +140,16 @@ def test_a_phrase_that_is_too_long(detector: Owlv2) -> None:
 def test_a_token_of_the_vocabulary_in_a_phrase_is_letters(detector: Owlv2) -> None:
     with pytest.raises(SamcliError, match=r"'<\|endoftext\|>': it has 18 tokens with"):
         detector.detect([picture(20, 20)], ["<|endoftext|>"], ALL)
+
+
+def test_what_it_knows(detector: Owlv2) -> None:
+    for phrase, known in (("cat", True), ("猫", True), ("qqqqqqqqqqqq", False), (" ", False), ("", False)):
+        assert detector.knows(phrase) == known
+        if known:
+            detector.detect([picture(20, 20)], [phrase], ALL)
+        else:
+            with pytest.raises(StopError):
+                detector.detect([picture(20, 20)], [phrase], ALL)
 
 
 def test_no_phrases(detector: Owlv2) -> None:

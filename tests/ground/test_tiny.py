@@ -112,6 +112,11 @@ def test_a_word_outside_is_refused(tiny: TinyDetector, cat: np.ndarray) -> None:
     check_phrases("grounding-dino-tiny", ["blorb"])
 
 
+def test_what_it_knows(tiny: TinyDetector) -> None:
+    known = {"cat": True, "a cat": True, "Cats": True, "a red cat": False, "猫": False, "": False}
+    assert {phrase: tiny.knows(phrase) for phrase in known} == known
+
+
 def test_phrases_are_checked_without_torch() -> None:
     code = (
         "import sys; from samcli.ground.load import check_phrases; check_phrases('tiny', ['cat']); "
