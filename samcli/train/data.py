@@ -60,8 +60,9 @@ class Prompts(NamedTuple):
 
     valid: (B, 2) int64, (height, width) of the images' unpadded part.
     coords: (N, 2, 2) float32 (x, y) model pixels. labels: (N, 2) int64 as in `PromptEncoder`: a click and its
-    padding, or two box corners. targets: (N, TARGETS, S/4, S/4) uint8 known answers, the wanted one first.
-    known: (N, TARGETS) bool; all False for a click where nothing is known. A known target is not empty.
+    padding, or two box corners. targets: (N, A, h, w) uint8, up to TARGETS known answers, the wanted one
+    first, at the logits' resolution or a finer one.
+    known: (N, A) bool; all False for a click where nothing is known. A known target is not empty.
     """
 
     valid: Tensor

@@ -20,6 +20,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from pycocotools import mask as mask_api
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -34,7 +35,6 @@ from samcli.predictor import Predictor, load_embedding, save_embedding
 from samcli.predictor import load as load_predictor
 from samcli.train.data import (
     MAX_DRAWS,
-    TARGETS,
     Pack,
     Photo,
     Prompts,
@@ -67,6 +67,9 @@ CONFIG = TrainConfig(
     ema=0.98,
 )
 FEATURES_BYTES = 4 * 2**30  # of the features that are kept
+TARGET_STRIDE = (
+    2  # pixels of the model's input per cell of a target: finer than the logits, which are scaled up
+)
 LEAST_AREA = 24  # pixels of the model's input; a smaller mask has hardly a cell of its logits
 LARGEST_SHARE = 0.97  # of a view; a larger mask shows no edge
 LEAST_VISIBLE = 0.5  # of a thing's box, in a view
@@ -316,14 +319,14 @@ def draw(view: View, samples: DecoderSamples, predictor: Predictor, rng: np.rand
     n, (height, width), side = samples.prompts, view.size, predictor.sam.image_size
     places = np.zeros((n, 2, 2))  # pixels of the view
     labels = np.tile(np.array([FOREGROUND, PADDING]), (n, 1))
-    targets = np.zeros((n, TARGETS, *predictor.low_res_size), np.uint8)
-    known = np.zeros((n, TARGETS), bool)
+    targets = np.zeros((n, 1, side // TARGET_STRIDE, side // TARGET_STRIDE), np.uint8)
+    known = np.zeros((n, 1), bool)
     for i in range(n):
         if rng.random() < samples.anywhere_share:
             places[i, 0] = rng.uniform(0, (width, height))
             if not _annotated(view, *places[i, 0].astype(int)):
                 continue
-        mask, target = _wanted(view, predictor, rng)
+        mask, target = _wanted(view, side, rng)
         if rng.random() < samples.box_share:
             places[i], labels[i] = (
                 noised_box(mask.view(np.uint8), max(height, width), rng),
@@ -344,16 +347,25 @@ def draw(view: View, samples: DecoderSamples, predictor: Predictor, rng: np.rand
     )
 
 
-def _wanted(
-    view: View, predictor: Predictor, rng: np.random.Generator
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """A thing's mask in the view, and the logits' cells (h, w) that it covers at least half of."""
+def _wanted(view: View, side: int, rng: np.random.Generator) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """A thing's mask in the view, and the cells of a target (h, w) that it covers at least half of."""
     for _ in range(MAX_DRAWS):  # the visible part of a thin thing may cover no cell
         mask = view.mask(view.objects[int(rng.integers(len(view.objects)))])
-        target = predictor.mask_prompt(view.size, mask) >= 0
+        target = _target(mask, side)
         if target.any():
             return mask, target
     raise SamcliError(f"the masks of {view.photo.path} are too thin to learn from; leave the photo out")
+
+
+def _target(mask: NDArray[np.bool_], side: int) -> NDArray[np.bool_]:
+    """The cells of the model's input that a mask covers at least half of; it goes the image's way."""
+    height, width = resized_size((mask.shape[0], mask.shape[1]), side)
+    grey = Image.fromarray(mask.view(np.uint8) * 255).resize((width, height), Image.Resampling.BILINEAR)
+    covered = np.zeros((side, side), np.float32)
+    covered[:height, :width] = np.asarray(grey)
+    cells = side // TARGET_STRIDE
+    shares: NDArray[np.float32] = covered.reshape(cells, TARGET_STRIDE, cells, TARGET_STRIDE).mean((1, 3))
+    return shares >= 127.5
 
 
 def _annotated(view: View, x: int, y: int) -> bool:

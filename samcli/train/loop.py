@@ -16,6 +16,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -25,8 +26,6 @@ from samcli.errors import SamcliError
 from samcli.models.prompt_encoder import BACKGROUND, FOREGROUND, PADDING, TOP_LEFT
 from samcli.models.sam import ImageFeatures, Sam
 from samcli.train.data import (
-    LOGIT_STRIDE,
-    TARGETS,
     Batch,
     Pack,
     PromptDataset,
@@ -348,29 +347,41 @@ def interact(
     is_box = prompts.labels[:, 0] == TOP_LEFT
     coords, labels = prompts.coords, prompts.labels
     logits, predicted = sam.decode(features, coords, labels, multimask=None)
-    loss, best, first = _first_loss(logits, predicted, prompts, is_box, iou_weight)
+    loss, chosen, first = _first_loss(_fitted(logits, wanted), predicted, prompts, is_box, iou_weight)
     yield loss, first
+    best = logits[torch.arange(len(logits), device=logits.device), chosen]
     for _ in range(rounds):
-        previous = best.detach()
-        coords, labels = correction(coords, labels, is_box, previous, wanted, valid, generator)
+        previous = best.detach().float()
+        shown = _fitted(previous[:, None], wanted)[:, 0]
+        coords, labels = correction(coords, labels, is_box, shown, wanted, valid, sam.image_size, generator)
         given = None if torch.rand((), generator=generator) < 0.25 else previous[:, None]
         logits, predicted = sam.decode(features, coords, labels, given, multimask=False)
         best = logits[:, 0]
-        actual = iou(best, wanted)
-        each = mask_loss(best, wanted) + iou_weight * (predicted[:, 0].float() - actual) ** 2
+        answer = _fitted(logits, wanted)[:, 0]
+        actual = iou(answer, wanted)
+        each = mask_loss(answer, wanted) + iou_weight * (predicted[:, 0].float() - actual) ** 2
         known = has_wanted.sum().clamp(min=1)
         yield (each * has_wanted).sum() / known, float((actual * has_wanted).sum() / known)
+
+
+def _fitted(logits: Tensor, wanted: Tensor) -> Tensor:
+    """Logits (N, M, h, w) at the resolution of the targets (N, h', w')."""
+    if logits.shape[-2:] == wanted.shape[-2:]:
+        return logits
+    return F.interpolate(logits.float(), size=wanted.shape[-2:], mode="bilinear", align_corners=False)
 
 
 def _first_loss(
     logits: Tensor, predicted: Tensor, prompts: Prompts, is_box: Tensor, iou_weight: float
 ) -> tuple[Tensor, Tensor, float]:
-    """Loss of the first round over all four tokens, the logits to correct (N, h, w), and the mean IoU of
+    """Loss of the first round over all four tokens, which of them to correct (N,), and the mean IoU of
     token 0.
+
+    logits: (N, 4, h, w), as the targets.
     """
     known = prompts.known
     pairs = mask_loss(logits[:, 1:, None], prompts.targets[:, None])  # (N, token, answer)
-    weights = torch.tensor([1.0] + [0.5] * (TARGETS - 1), device=logits.device)
+    weights = torch.tensor([1.0] + [0.5] * (known.shape[1] - 1), device=logits.device)
     ambiguous = matched_loss(pairs, known, weights) * torch.where(is_box, 0.25, 1.0)
     single = mask_loss(logits[:, 0], prompts.targets[:, 0]) * torch.where(is_box, 1.0, 0.5) * known[:, 0]
     actual = (iou(logits[:, :, None], prompts.targets[:, None]) * known[:, None]).max(-1).values  # (N, 4)
@@ -378,10 +389,9 @@ def _first_loss(
     loss = (ambiguous + single + iou_weight * error).mean()
     nearest = pairs[:, :, 0].argmin(1)
     chosen = torch.where(is_box, 0, 1 + nearest)
-    best = logits[torch.arange(len(logits), device=logits.device), chosen]
     counted = known[:, 0]
     first = float((iou(logits[:, 0], prompts.targets[:, 0]) * counted).sum() / counted.sum().clamp(min=1))
-    return loss, best.float(), first
+    return loss, chosen, first
 
 
 def correction(
@@ -391,22 +401,24 @@ def correction(
     logits: Tensor,
     wanted: Tensor,
     valid: Tensor,
+    side: int,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
     """Add a click drawn uniformly from each prompt's error region; points stand before the padding or the
     corners.
 
-    valid: (N, 2) int, (height, width) in model pixels of the photo, beyond which is padding: nobody can click
-    there, so no click is drawn there.
+    logits and wanted: (N, h, w), of an input of `side` pixels. valid: (N, 2) int, (height, width) in model
+    pixels of the photo, beyond which is padding: nobody can click there, so no click is drawn there.
     """
     count, height, width = logits.shape
-    rows, columns = (torch.arange(n, device=logits.device) * LOGIT_STRIDE for n in (height, width))
+    stride = side // height
+    rows, columns = (torch.arange(n, device=logits.device) * stride for n in (height, width))
     inside = ((rows < valid[:, :1])[:, :, None] & (columns < valid[:, 1:])[:, None, :]).flatten(1)
     miss = ((logits > 0) != (wanted > 0)).flatten(1) & inside
     weight = torch.where(miss.any(1, keepdim=True), miss, inside).float()
     cell = torch.multinomial(weight.cpu(), 1, generator=generator).to(coords.device)[:, 0]
     jitter = torch.rand((count, 2), generator=generator).to(coords.device)
-    place = (torch.stack([cell % width, cell // width], 1) + jitter) * LOGIT_STRIDE
+    place = (torch.stack([cell % width, cell // width], 1) + jitter) * stride
     place = torch.minimum(place, valid.flip(1) - 0.5)  # the photo may end within a cell
     label = torch.where(wanted.flatten(1).gather(1, cell[:, None])[:, 0] > 0, FOREGROUND, BACKGROUND)
     points = torch.cat(
