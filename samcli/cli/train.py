@@ -23,8 +23,8 @@ def train(
         typer.Option(
             "--data",
             metavar="DIR",
-            help="A folder with annotations.json (COCO instances) and images/, or one that holds such folders "
-            "or tar files; for the recipe decoder also a COCO file.",
+            help="A folder with annotations.json (COCO instances) and images/, or one of such folders or "
+            "tar files; for the recipe decoder also a COCO file.",
         ),
     ],
     out: Annotated[

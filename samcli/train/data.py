@@ -120,7 +120,7 @@ def read_pack(place: Path, *, images: Path | None = None, regions: Path | None =
                     strengths.append(float(annotation["score"]))
                 else:
                     objects.append(rle)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise SamcliError(f"{file} is not a COCO instances file: {error} is missing or wrong") from error
     return [
         Photo(path, tuple(objects), tuple(parts), tuple(strengths))
@@ -133,6 +133,8 @@ def compressed(segmentation: Any, size: tuple[int, int]) -> RLE | None:
     """COCO's three ways to write a mask, as compressed run-length encoding; None for no polygon at all."""
     if isinstance(segmentation, dict) and isinstance(segmentation["counts"], str):
         return {"size": segmentation["size"], "counts": segmentation["counts"]}
+    if not isinstance(segmentation, (dict, list)):
+        raise TypeError("segmentation")
     if isinstance(segmentation, list):
         segmentation = [polygon for polygon in segmentation if len(polygon) >= MIN_POLYGON]
         if not segmentation:
@@ -145,12 +147,14 @@ def compressed(segmentation: Any, size: tuple[int, int]) -> RLE | None:
 def read_json(file: Path) -> dict[str, Any]:
     """A JSON object from a file. Raises SamcliError."""
     try:
-        data: dict[str, Any] = json.loads(file.read_text())
+        data: dict[str, Any] = json.loads(file.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise SamcliError(
             f"{file} does not exist; training data is a folder with annotations.json and images/"
         ) from None
-    except json.JSONDecodeError as error:
+    except OSError as error:
+        raise SamcliError(f"{file} cannot be read: {error.strerror}; check the path") from error
+    except ValueError as error:  # no JSON, or no text
         raise SamcliError(f"{file} is not JSON: {error}") from error
     return data
 

@@ -65,6 +65,8 @@ CONFIG = TrainConfig(
     clip=1.0,
     warmup=20,
     ema=0.98,
+    save_every=20,
+    log_every=10,
 )
 FEATURES_BYTES = 4 * 2**30  # of the features that are kept
 TARGET_STRIDE = (
@@ -159,15 +161,11 @@ def train_decoder(
             f"no mask in {data} can be learned at {predictor.spec.name}'s input of {side} pixels; they are "
             f"empty, smaller than {LEAST_AREA} pixels there, or cover whole photos"
         )
-    masks = sum(len(photo.objects) for photo in photos)
+    masks, idle = sum(len(photo.objects) for photo in photos), len(photos) - len(usable)
+    without = f", {idle} of them without one to learn from" if idle else ""
     note(
-        f"{predictor.spec.name}: {len(photos)} photos with {masks} masks"
-        + (
-            f", {len(photos) - len(usable)} photos without one to learn from"
-            if len(usable) < len(photos)
-            else ""
-        )
-        + f"; {samples.views} views of each"
+        f"{predictor.spec.name}: {len(photos)} photos with {masks} masks{without}; "
+        f"{samples.views} views of each"
     )
     about = identity(config, samples, [Pack("photos", photos, 1.0, cutouts=False)], world)
     about |= {"weights_sha256": predictor.weights_sha256, "data_sha256": _data_sha256(photos, shas)}
@@ -205,6 +203,8 @@ def read_photos(data: Path, images: Path | None, unpacked: Path) -> tuple[list[P
         raise SamcliError(f"{data} holds no annotated masks; add some to it")
     shas = {}
     for photo in photos:
+        if not photo.path.exists() and images is None:
+            raise SamcliError(f"{photo.path} does not exist; name the folder of the photos with --images")
         size = size_of(photo.path)
         for rle in photo.objects:
             if tuple(rle["size"]) != size:

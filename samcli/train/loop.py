@@ -17,12 +17,14 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import save as serialised
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader, Subset
 
 from samcli.errors import SamcliError
+from samcli.formats.atomic import write_bytes
+from samcli.formats.embedding import stable
 from samcli.models.prompt_encoder import BACKGROUND, FOREGROUND, PADDING, TOP_LEFT
 from samcli.models.sam import ImageFeatures, Sam
 from samcli.train.data import (
@@ -153,11 +155,10 @@ def export(
     """Write weights as safetensors, atomically. metadata: of tiny when left out. dtypes: of each tensor; when
     left out fp16, but counters stay integers.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
     kinds = dtypes or {n: torch.float16 if t.is_floating_point() else t.dtype for n, t in weights.items()}
     tensors = {n: t.to(kinds[n]).contiguous().cpu() for n, t in weights.items()}
-    save_file(tensors, temporary, metadata=dict(metadata or {"format": "pt", "model": "tiny"}))
-    temporary.replace(path)
+    about = dict(metadata or {"format": "pt", "model": "tiny"})
+    write_bytes(path, stable(serialised(tensors, about)))
 
 
 class State(Generic[Network]):
