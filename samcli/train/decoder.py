@@ -59,7 +59,7 @@ from samcli.train.loop import (
 from samcli.weights import DEFAULT_MODEL, stored_dtypes
 
 CONFIG = TrainConfig(
-    (Stage(side=0, images=800, batch=4),),  # the side is the model's
+    (Stage(side=0, images=200, batch=4),),  # the side is the model's
     lr=3e-4,
     weight_decay=0.01,
     clip=1.0,
