@@ -161,7 +161,7 @@ def figures(predictor: samcli.Predictor, photos: list[Photo], everything: bool) 
         if everything:
             found = [decode_rle(mask.segmentation) for mask in samcli.automask(predictor, photo)]
             hits = matched(truths, found)
-            row |= {"found": hits / len(truths), "right": hits / max(len(found), 1), "masks": len(found)}
+            row |= {"found": hits / len(truths), "right": hits / max(len(found), 1), "made": len(found)}
         rows.append(row)
         print(f"\r{len(rows)}/{len(photos)} photos", end="", file=sys.stderr)
     print("\r", end="", file=sys.stderr)

@@ -65,6 +65,8 @@ CONFIG = TrainConfig(
     clip=1.0,
     warmup=20,
     ema=0.98,
+    iou_weight=8.0,  # the scores matter more than in a long training: they say what a thing of the kind is
+    nothing_weight=1.0,
     save_every=20,
     log_every=10,
 )
@@ -91,7 +93,7 @@ class DecoderSamples:
     zoom: float = 2.2
     prompts: int = 6
     box_share: float = 0.35
-    anywhere_share: float = 0.08
+    anywhere_share: float = 0.25
 
 
 @dataclass(frozen=True)
@@ -407,9 +409,7 @@ def _run(
             seen = features.of(view)
             losses, ious = 0.0, []
             with sdpa_kernel(kernels), torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
-                for loss, reached in interact(
-                    predictor.sam, seen, prompts, rounds, config.iou_weight, generator
-                ):
+                for loss, reached in interact(predictor.sam, seen, prompts, rounds, config, generator):
                     (loss / stage.batch).backward()  # round by round, which takes least memory
                     losses += float(loss.detach())
                     ious.append(reached)

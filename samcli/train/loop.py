@@ -61,6 +61,7 @@ class TrainConfig:
     warmup: int = 300  # steps
     ema: float = 0.998  # per step
     iou_weight: float = 2.0
+    nothing_weight: float = 0.3  # of the predicted IoU's error, for clicks where nothing is known
     seed: int = 0
     bf16: bool = True
     device: str = "cpu"
@@ -295,7 +296,7 @@ def _run_stage(
         rounds = stage.corrections + int(torch.rand((), generator=generator) < 0.5)
         with sdpa_kernel(kernels), torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
             features = sam.encode_image(normalise(sam, batch.images, batch.valid))
-            turns = list(interact(sam, features, batch.prompts, rounds, config.iou_weight, generator))
+            turns = list(interact(sam, features, batch.prompts, rounds, config, generator))
             loss = torch.stack([one for one, _ in turns]).sum()
             loss.backward()
         if world > 1:
@@ -334,7 +335,7 @@ def interact(
     features: ImageFeatures,
     prompts: Prompts,
     rounds: int,
-    iou_weight: float,
+    config: TrainConfig,
     generator: torch.Generator,
 ) -> Iterator[tuple[Tensor, float]]:
     """A simulated interaction: the first prompt, then `rounds` correction clicks from the error region.
@@ -348,7 +349,7 @@ def interact(
     is_box = prompts.labels[:, 0] == TOP_LEFT
     coords, labels = prompts.coords, prompts.labels
     logits, predicted = sam.decode(features, coords, labels, multimask=None)
-    loss, chosen, first = _first_loss(_fitted(logits, wanted), predicted, prompts, is_box, iou_weight)
+    loss, chosen, first = _first_loss(_fitted(logits, wanted), predicted, prompts, is_box, config)
     yield loss, first
     best = logits[torch.arange(len(logits), device=logits.device), chosen]
     for _ in range(rounds):
@@ -360,7 +361,7 @@ def interact(
         best = logits[:, 0]
         answer = _fitted(logits, wanted)[:, 0]
         actual = iou(answer, wanted)
-        each = mask_loss(answer, wanted) + iou_weight * (predicted[:, 0].float() - actual) ** 2
+        each = mask_loss(answer, wanted) + config.iou_weight * (predicted[:, 0].float() - actual) ** 2
         known = has_wanted.sum().clamp(min=1)
         yield (each * has_wanted).sum() / known, float((actual * has_wanted).sum() / known)
 
@@ -373,7 +374,7 @@ def _fitted(logits: Tensor, wanted: Tensor) -> Tensor:
 
 
 def _first_loss(
-    logits: Tensor, predicted: Tensor, prompts: Prompts, is_box: Tensor, iou_weight: float
+    logits: Tensor, predicted: Tensor, prompts: Prompts, is_box: Tensor, config: TrainConfig
 ) -> tuple[Tensor, Tensor, float]:
     """Loss of the first round over all four tokens, which of them to correct (N,), and the mean IoU of
     token 0.
@@ -386,8 +387,8 @@ def _first_loss(
     ambiguous = matched_loss(pairs, known, weights) * torch.where(is_box, 0.25, 1.0)
     single = mask_loss(logits[:, 0], prompts.targets[:, 0]) * torch.where(is_box, 1.0, 0.5) * known[:, 0]
     actual = (iou(logits[:, :, None], prompts.targets[:, None]) * known[:, None]).max(-1).values  # (N, 4)
-    error = ((predicted.float() - actual) ** 2).mean(1) * torch.where(known[:, 0], 1.0, 0.3)
-    loss = (ambiguous + single + iou_weight * error).mean()
+    error = ((predicted.float() - actual) ** 2).mean(1) * torch.where(known[:, 0], 1.0, config.nothing_weight)
+    loss = (ambiguous + single + config.iou_weight * error).mean()
     nearest = pairs[:, :, 0].argmin(1)
     chosen = torch.where(is_box, 0, 1 + nearest)
     counted = known[:, 0]

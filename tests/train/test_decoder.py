@@ -130,7 +130,7 @@ def test_the_gradient_stays_out_of_the_image_encoder(shapes: Path, tmp_path: Pat
     rng = np.random.default_rng(0)
     prompts = draw(view, DecoderSamples(prompts=16), predictor, rng)
     seen = Features(predictor, tmp_path / "features", shas).of(view)
-    for loss, _ in interact(predictor.sam, seen, prompts, 2, 2.0, torch.Generator().manual_seed(0)):
+    for loss, _ in interact(predictor.sam, seen, prompts, 2, SHORT, torch.Generator().manual_seed(0)):
         loss.backward()
     reached = {n for n, p in predictor.sam.named_parameters() if p.grad is not None and p.grad.any()}
     assert {n.split(".")[0] for n in reached} == {"prompt_encoder", "mask_decoder"}
