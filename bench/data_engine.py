@@ -24,6 +24,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -124,7 +125,8 @@ def tuned(
     kept = [image for image in data["images"] if image["file_name"] in names]
     ids = {image["id"] for image in kept}
     data |= {"images": kept, "annotations": [a for a in data["annotations"] if a["image_id"] in ids]}
-    run.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(run, ignore_errors=True)  # of a run that was stopped: its seconds are not known
+    run.mkdir(parents=True)
     (run / "annotations.json").write_text(json.dumps(data))
     words = ["train", "--recipe", "decoder", "-m", args.model, "--data", run, "--images", folder / "images"]
     words += ["-o", run, "--seed", seed, "-q"]
