@@ -108,6 +108,8 @@ OTHERS = {
     "--second",
     "--salient",
     "--proposals",
+    "--elsewhere",
+    "--everything",
 }
 """Options of other programs that the documents use."""
 

@@ -55,14 +55,25 @@ class Pack(NamedTuple):
     cutouts: bool
 
 
-class Batch(NamedTuple):
-    """B images with P first prompts each, N = B * P prompts in image order.
+class Prompts(NamedTuple):
+    """First prompts of B images, P each, N = B * P in image order.
 
-    images: (B, 3, S, S) uint8 RGB. valid: (B, 2) int64, (height, width) of the unpadded part.
+    valid: (B, 2) int64, (height, width) of the images' unpadded part.
     coords: (N, 2, 2) float32 (x, y) model pixels. labels: (N, 2) int64 as in `PromptEncoder`: a click and its
-    padding, or two box corners. targets: (N, TARGETS, S/4, S/4) uint8 known answers, the wanted one first.
-    known: (N, TARGETS) bool; all False for a click where nothing is known. A known target is not empty.
+    padding, or two box corners. targets: (N, A, h, w) uint8, up to TARGETS known answers, the wanted one
+    first, at the logits' resolution or a finer one.
+    known: (N, A) bool; all False for a click where nothing is known. A known target is not empty.
     """
+
+    valid: Tensor
+    coords: Tensor
+    labels: Tensor
+    targets: Tensor
+    known: Tensor
+
+
+class Batch(NamedTuple):
+    """`Prompts`, and the images they are of: (B, 3, S, S) uint8 RGB."""
 
     images: Tensor
     valid: Tensor
@@ -71,24 +82,31 @@ class Batch(NamedTuple):
     targets: Tensor
     known: Tensor
 
+    @property
+    def prompts(self) -> Prompts:
+        return Prompts(*self[1:])
 
-def read_pack(folder: Path, *, regions: Path | None = None) -> list[Photo]:
+
+def read_pack(place: Path, *, images: Path | None = None, regions: Path | None = None) -> list[Photo]:
     """Read `annotations.json` (and `stuff.json` when there) of a COCO-format folder with `images/`.
 
+    place: the folder, or a COCO file. images: where the photos lie, `images/` beside the file when None.
     regions: a COCO-format file of region masks with `score`, as `samcli.train.recipe` writes it.
     Masks may be run-length encoded or polygons; an annotation without any polygon is left out. Raises
     SamcliError for a missing or malformed file.
     """
     photos: dict[int, tuple[Path, list[RLE], list[RLE], list[float]]] = {}
     sizes: dict[int, tuple[int, int]] = {}
-    files = [folder / "annotations.json", folder / "stuff.json", *([regions] if regions else [])]
+    first = place if place.is_file() else place / "annotations.json"
+    folder = first.parent / "images" if images is None else images
+    files = [first, first.with_name("stuff.json"), *([regions] if regions else [])]
     for file in files:
         if file.name == "stuff.json" and not file.exists():
             continue
         data = read_json(file)
         try:
             for image in data["images"]:
-                photos.setdefault(image["id"], (folder / "images" / image["file_name"], [], [], []))
+                photos.setdefault(image["id"], (folder / image["file_name"], [], [], []))
                 sizes[image["id"]] = (image["height"], image["width"])
             for annotation in data["annotations"]:
                 if annotation.get("iscrowd"):
@@ -102,7 +120,7 @@ def read_pack(folder: Path, *, regions: Path | None = None) -> list[Photo]:
                     strengths.append(float(annotation["score"]))
                 else:
                     objects.append(rle)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise SamcliError(f"{file} is not a COCO instances file: {error} is missing or wrong") from error
     return [
         Photo(path, tuple(objects), tuple(parts), tuple(strengths))
@@ -115,6 +133,8 @@ def compressed(segmentation: Any, size: tuple[int, int]) -> RLE | None:
     """COCO's three ways to write a mask, as compressed run-length encoding; None for no polygon at all."""
     if isinstance(segmentation, dict) and isinstance(segmentation["counts"], str):
         return {"size": segmentation["size"], "counts": segmentation["counts"]}
+    if not isinstance(segmentation, (dict, list)):
+        raise TypeError("segmentation")
     if isinstance(segmentation, list):
         segmentation = [polygon for polygon in segmentation if len(polygon) >= MIN_POLYGON]
         if not segmentation:
@@ -127,12 +147,14 @@ def compressed(segmentation: Any, size: tuple[int, int]) -> RLE | None:
 def read_json(file: Path) -> dict[str, Any]:
     """A JSON object from a file. Raises SamcliError."""
     try:
-        data: dict[str, Any] = json.loads(file.read_text())
+        data: dict[str, Any] = json.loads(file.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise SamcliError(
             f"{file} does not exist; training data is a folder with annotations.json and images/"
         ) from None
-    except json.JSONDecodeError as error:
+    except OSError as error:
+        raise SamcliError(f"{file} cannot be read: {error.strerror}; check the path") from error
+    except ValueError as error:  # no JSON, or no text
         raise SamcliError(f"{file} is not JSON: {error}") from error
     return data
 
@@ -140,9 +162,11 @@ def read_json(file: Path) -> dict[str, Any]:
 def unpack(data: Path, into: Path) -> list[Path]:
     """The pack folders in `data` by name; tar files there are extracted under `into` first.
 
-    A folder in `data` stands for the tar file, or the extracted folder, of the same name. Raises SamcliError
-    when there is none.
+    `data` itself, when it has annotations.json, is the only one. A folder in `data` stands for the tar file,
+    or the extracted folder, of the same name. Raises SamcliError when there is none.
     """
+    if (data / "annotations.json").exists():
+        return [data]
     for archive in sorted(data.glob("*.tar")):
         done = into / f".{archive.stem}.done"
         if not done.exists() and not (data / archive.stem / "annotations.json").exists():
@@ -365,9 +389,9 @@ def _prompts(scene: _Scene, config: SampleConfig, rng: np.random.Generator) -> B
             wanted = -1
         else:
             wanted = _draw_mask(scene, config.region_share, rng)
-            point = _draw_point(scene.masks[..., wanted], rng)
+            point = draw_point(scene.masks[..., wanted], rng)
         if wanted >= 0 and rng.random() < config.box_share:
-            coords[i], labels[i] = _noised_box(scene.masks[..., wanted], side, rng), (TOP_LEFT, BOTTOM_RIGHT)
+            coords[i], labels[i] = noised_box(scene.masks[..., wanted], side, rng), (TOP_LEFT, BOTTOM_RIGHT)
             chosen[i, 0] = wanted
         else:
             coords[i, 0], labels[i] = (
@@ -403,7 +427,7 @@ def _draw_mask(scene: _Scene, region_share: float, rng: np.random.Generator) -> 
     return int(rng.choice(len(weight), p=weight / weight.sum()))
 
 
-def _draw_point(mask: NDArray[np.uint8], rng: np.random.Generator) -> tuple[int, int]:
+def draw_point(mask: NDArray[np.uint8], rng: np.random.Generator) -> tuple[int, int]:
     """A pixel (y, x) of the mask: anywhere, or (half the time) in its deeper half."""
     mask = np.ascontiguousarray(mask)
     if rng.random() < 0.5:
@@ -416,7 +440,7 @@ def _draw_point(mask: NDArray[np.uint8], rng: np.random.Generator) -> tuple[int,
     return int(ys[i]), int(xs[i])
 
 
-def _noised_box(mask: NDArray[np.uint8], side: int, rng: np.random.Generator) -> NDArray[np.float32]:
+def noised_box(mask: NDArray[np.uint8], side: int, rng: np.random.Generator) -> NDArray[np.float32]:
     """Corners (2, 2) of the mask's box, each coordinate noised by 10 % of the box, at most 20 px of 1024."""
     ys, xs = np.nonzero(mask)
     low, high = np.array([xs.min(), ys.min()]), np.array([xs.max() + 1, ys.max() + 1])

@@ -8,7 +8,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -16,15 +16,25 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import save_file
+import torch.nn.functional as F
+from safetensors.torch import save as serialised
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader, Subset
 
 from samcli.errors import SamcliError
+from samcli.formats.atomic import write_bytes
+from samcli.formats.embedding import stable
 from samcli.models.prompt_encoder import BACKGROUND, FOREGROUND, PADDING, TOP_LEFT
-from samcli.models.sam import Sam
-from samcli.train.data import LOGIT_STRIDE, TARGETS, Batch, Pack, PromptDataset, SampleConfig, collate
+from samcli.models.sam import ImageFeatures, Sam
+from samcli.train.data import (
+    Batch,
+    Pack,
+    PromptDataset,
+    Prompts,
+    SampleConfig,
+    collate,
+)
 from samcli.train.losses import iou, mask_loss, matched_loss
 
 
@@ -51,6 +61,7 @@ class TrainConfig:
     warmup: int = 300  # steps
     ema: float = 0.998  # per step
     iou_weight: float = 2.0
+    nothing_weight: float = 0.3  # of the predicted IoU's error, for clicks where nothing is known
     seed: int = 0
     bf16: bool = True
     device: str = "cpu"
@@ -136,12 +147,19 @@ def train(
     return path
 
 
-def export(weights: dict[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write weights as fp16 safetensors; counters stay integers. Atomic. metadata: of tiny when left out."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    tensors = {n: (t.half() if t.is_floating_point() else t).contiguous().cpu() for n, t in weights.items()}
-    save_file(tensors, temporary, metadata=dict(metadata or {"format": "pt", "model": "tiny"}))
-    temporary.replace(path)
+def export(
+    weights: Mapping[str, Tensor],
+    path: Path,
+    metadata: Mapping[str, str] | None = None,
+    dtypes: Mapping[str, torch.dtype] | None = None,
+) -> None:
+    """Write weights as safetensors, atomically. metadata: of tiny when left out. dtypes: of each tensor; when
+    left out fp16, but counters stay integers.
+    """
+    kinds = dtypes or {n: torch.float16 if t.is_floating_point() else t.dtype for n, t in weights.items()}
+    tensors = {n: t.to(kinds[n]).contiguous().cpu() for n, t in weights.items()}
+    about = dict(metadata or {"format": "pt", "model": "tiny"})
+    write_bytes(path, stable(serialised(tensors, about)))
 
 
 class State(Generic[Network]):
@@ -277,7 +295,9 @@ def _run_stage(
             group["lr"] = state.lr()
         rounds = stage.corrections + int(torch.rand((), generator=generator) < 0.5)
         with sdpa_kernel(kernels), torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
-            loss, first, last = interact(sam, batch, rounds, config.iou_weight, generator)
+            features = sam.encode_image(normalise(sam, batch.images, batch.valid))
+            turns = list(interact(sam, features, batch.prompts, rounds, config, generator))
+            loss = torch.stack([one for one, _ in turns]).sum()
             loss.backward()
         if world > 1:
             average_gradients(sam, world)
@@ -286,7 +306,7 @@ def _run_stage(
         state.optimizer.zero_grad()
         state.step += 1
         state.update_ema()
-        means.append((float(loss.detach()), first, last))
+        means.append((float(loss.detach()), turns[0][1], turns[-1][1]))
         if out is None:
             continue
         if state.step % config.log_every == 0:
@@ -311,54 +331,69 @@ def _run_stage(
 
 
 def interact(
-    sam: Sam, batch: Batch, rounds: int, iou_weight: float, generator: torch.Generator
-) -> tuple[Tensor, float, float]:
-    """One simulated interaction: the first prompt, then `rounds` correction clicks from the error region.
+    sam: Sam,
+    features: ImageFeatures,
+    prompts: Prompts,
+    rounds: int,
+    config: TrainConfig,
+    generator: torch.Generator,
+) -> Iterator[tuple[Tensor, float]]:
+    """A simulated interaction: the first prompt, then `rounds` correction clicks from the error region.
 
-    Each correction sees the logits before it as mask prompt (a quarter of the rounds go without). Returns
-    the loss and the mean IoU of the default answer after the first and the last round.
+    features: of the images. Each correction sees the logits before it as mask prompt (a quarter of
+    the rounds go without). Yields the loss of each round and the mean IoU of its default answer; a round's
+    gradient does not reach the rounds before it, so they may be propagated together or one by one.
     """
-    features = sam.encode_image(normalise(sam, batch.images, batch.valid))
-    wanted, has_wanted = batch.targets[:, 0], batch.known[:, 0]
-    valid = batch.valid.repeat_interleave(len(batch.coords) // len(batch.valid), 0)
-    is_box = batch.labels[:, 0] == TOP_LEFT
-    coords, labels = batch.coords, batch.labels
+    wanted, has_wanted = prompts.targets[:, 0], prompts.known[:, 0]
+    valid = prompts.valid.repeat_interleave(len(prompts.coords) // len(prompts.valid), 0)
+    is_box = prompts.labels[:, 0] == TOP_LEFT
+    coords, labels = prompts.coords, prompts.labels
     logits, predicted = sam.decode(features, coords, labels, multimask=None)
-    loss, best, first = _first_loss(logits, predicted, batch, is_box, iou_weight)
-    last = first
+    loss, chosen, first = _first_loss(_fitted(logits, wanted), predicted, prompts, is_box, config)
+    yield loss, first
+    best = logits[torch.arange(len(logits), device=logits.device), chosen]
     for _ in range(rounds):
-        previous = best.detach()
-        coords, labels = correction(coords, labels, is_box, previous, wanted, valid, generator)
+        previous = best.detach().float()
+        shown = _fitted(previous[:, None], wanted)[:, 0]
+        coords, labels = correction(coords, labels, is_box, shown, wanted, valid, sam.image_size, generator)
         given = None if torch.rand((), generator=generator) < 0.25 else previous[:, None]
         logits, predicted = sam.decode(features, coords, labels, given, multimask=False)
         best = logits[:, 0]
-        actual = iou(best, wanted)
-        each = mask_loss(best, wanted) + iou_weight * (predicted[:, 0].float() - actual) ** 2
-        loss = loss + (each * has_wanted).sum() / has_wanted.sum().clamp(min=1)
-        last = float((actual * has_wanted).sum() / has_wanted.sum().clamp(min=1))
-    return loss, first, last
+        answer = _fitted(logits, wanted)[:, 0]
+        actual = iou(answer, wanted)
+        each = mask_loss(answer, wanted) + config.iou_weight * (predicted[:, 0].float() - actual) ** 2
+        known = has_wanted.sum().clamp(min=1)
+        yield (each * has_wanted).sum() / known, float((actual * has_wanted).sum() / known)
+
+
+def _fitted(logits: Tensor, wanted: Tensor) -> Tensor:
+    """Logits (N, M, h, w) at the resolution of the targets (N, h', w')."""
+    if logits.shape[-2:] == wanted.shape[-2:]:
+        return logits
+    return F.interpolate(logits.float(), size=wanted.shape[-2:], mode="bilinear", align_corners=False)
 
 
 def _first_loss(
-    logits: Tensor, predicted: Tensor, batch: Batch, is_box: Tensor, iou_weight: float
+    logits: Tensor, predicted: Tensor, prompts: Prompts, is_box: Tensor, config: TrainConfig
 ) -> tuple[Tensor, Tensor, float]:
-    """Loss of the first round over all four tokens, the logits to correct (N, h, w), and the mean IoU of
+    """Loss of the first round over all four tokens, which of them to correct (N,), and the mean IoU of
     token 0.
+
+    logits: (N, 4, h, w), as the targets.
     """
-    known = batch.known
-    pairs = mask_loss(logits[:, 1:, None], batch.targets[:, None])  # (N, token, answer)
-    weights = torch.tensor([1.0] + [0.5] * (TARGETS - 1), device=logits.device)
+    known = prompts.known
+    pairs = mask_loss(logits[:, 1:, None], prompts.targets[:, None])  # (N, token, answer)
+    weights = torch.tensor([1.0] + [0.5] * (known.shape[1] - 1), device=logits.device)
     ambiguous = matched_loss(pairs, known, weights) * torch.where(is_box, 0.25, 1.0)
-    single = mask_loss(logits[:, 0], batch.targets[:, 0]) * torch.where(is_box, 1.0, 0.5) * known[:, 0]
-    actual = (iou(logits[:, :, None], batch.targets[:, None]) * known[:, None]).max(-1).values  # (N, 4)
-    error = ((predicted.float() - actual) ** 2).mean(1) * torch.where(known[:, 0], 1.0, 0.3)
-    loss = (ambiguous + single + iou_weight * error).mean()
+    single = mask_loss(logits[:, 0], prompts.targets[:, 0]) * torch.where(is_box, 1.0, 0.5) * known[:, 0]
+    actual = (iou(logits[:, :, None], prompts.targets[:, None]) * known[:, None]).max(-1).values  # (N, 4)
+    error = ((predicted.float() - actual) ** 2).mean(1) * torch.where(known[:, 0], 1.0, config.nothing_weight)
+    loss = (ambiguous + single + config.iou_weight * error).mean()
     nearest = pairs[:, :, 0].argmin(1)
     chosen = torch.where(is_box, 0, 1 + nearest)
-    best = logits[torch.arange(len(logits), device=logits.device), chosen]
     counted = known[:, 0]
-    first = float((iou(logits[:, 0], batch.targets[:, 0]) * counted).sum() / counted.sum().clamp(min=1))
-    return loss, best.float(), first
+    first = float((iou(logits[:, 0], prompts.targets[:, 0]) * counted).sum() / counted.sum().clamp(min=1))
+    return loss, chosen, first
 
 
 def correction(
@@ -368,22 +403,24 @@ def correction(
     logits: Tensor,
     wanted: Tensor,
     valid: Tensor,
+    side: int,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
     """Add a click drawn uniformly from each prompt's error region; points stand before the padding or the
     corners.
 
-    valid: (N, 2) int, (height, width) in model pixels of the photo, beyond which is padding: nobody can click
-    there, so no click is drawn there.
+    logits and wanted: (N, h, w), of an input of `side` pixels. valid: (N, 2) int, (height, width) in model
+    pixels of the photo, beyond which is padding: nobody can click there, so no click is drawn there.
     """
     count, height, width = logits.shape
-    rows, columns = (torch.arange(n, device=logits.device) * LOGIT_STRIDE for n in (height, width))
+    stride = side // height
+    rows, columns = (torch.arange(n, device=logits.device) * stride for n in (height, width))
     inside = ((rows < valid[:, :1])[:, :, None] & (columns < valid[:, 1:])[:, None, :]).flatten(1)
     miss = ((logits > 0) != (wanted > 0)).flatten(1) & inside
     weight = torch.where(miss.any(1, keepdim=True), miss, inside).float()
     cell = torch.multinomial(weight.cpu(), 1, generator=generator).to(coords.device)[:, 0]
     jitter = torch.rand((count, 2), generator=generator).to(coords.device)
-    place = (torch.stack([cell % width, cell // width], 1) + jitter) * LOGIT_STRIDE
+    place = (torch.stack([cell % width, cell // width], 1) + jitter) * stride
     place = torch.minimum(place, valid.flip(1) - 0.5)  # the photo may end within a cell
     label = torch.where(wanted.flatten(1).gather(1, cell[:, None])[:, 0] > 0, FOREGROUND, BACKGROUND)
     points = torch.cat(

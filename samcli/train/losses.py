@@ -31,12 +31,13 @@ def mask_loss(logits: Tensor, targets: Tensor, *, gamma: float = 2.0, alpha: flo
 def matched_loss(losses: Tensor, known: Tensor, weights: Tensor) -> Tensor:
     """Give each known answer its own ambiguity token so that the weighted sum is least.
 
-    With one known answer this is SAM's minimum over the three masks. losses: (N, M, M), token by answer.
-    known: (N, M) bool. weights: (M,) of the answers. Returns (N,), zero where nothing is known.
+    With one known answer this is SAM's minimum over the three masks. losses: (N, M, A), token by answer, at
+    least as many tokens as answers. known: (N, A) bool. weights: (A,) of the answers. Returns (N,), zero
+    where nothing is known.
     """
-    count = losses.shape[1]
-    orders = torch.tensor(list(permutations(range(count))), device=losses.device)  # answer j -> token
-    paired = losses[:, orders, torch.arange(count, device=losses.device)]  # (N, orders, M)
+    tokens, answers = losses.shape[1:]
+    orders = torch.tensor(list(permutations(range(tokens), answers)), device=losses.device)  # answer -> token
+    paired = losses[:, orders, torch.arange(answers, device=losses.device)]  # (N, orders, A)
     share = weights * known
     share = share / share.sum(1, keepdim=True).clamp(min=1e-6)
     return (paired * share[:, None]).sum(-1).min(1).values

@@ -26,6 +26,7 @@ from samcli.weights.load import (
     load_word_head,
     refuse_misfit,
     salient_sha256,
+    stored_dtypes,
 )
 from samcli.weights.table import (
     DEFAULT_DETECTOR,
@@ -98,6 +99,7 @@ __all__ = [
     "sha256_of",
     "sha256_of_all",
     "specs_of",
+    "stored_dtypes",
     "verify",
     "why",
 ]

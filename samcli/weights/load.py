@@ -14,6 +14,7 @@ from samcli.weights.files import DATA, installed, sha256_of, why
 from samcli.weights.table import DEFAULT_MODEL, MODELS, SALIENT_FILE, ModelSpec, resolve
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
     from samcli.models.salient import SalientHead
@@ -41,12 +42,20 @@ def load_sam(model: str | Path = DEFAULT_MODEL) -> LoadedSam:
         file, digest = installed(target)
     else:
         file, digest = target, hash_given(target)
-    architecture, state = _read_state_dict(file)
+    architecture, stored = _read_state_dict(file)
+    state = {name: t.float() if t.is_floating_point() else t for name, t in stored.items()}
     sam = _build(architecture)
     _check_fit(file, architecture, sam.state_dict(), state)
     sam.load_state_dict(state, assign=True)
     spec = target if isinstance(target, ModelSpec) else _spec_of_file(file, digest, architecture)
     return LoadedSam(sam.eval(), spec, digest)
+
+
+def stored_dtypes(model: str | Path = DEFAULT_MODEL) -> dict[str, torch.dtype]:
+    """What each tensor of a model is stored as, by its name in `Sam`. Raises as `load_sam` does."""
+    target = resolve(str(model))
+    file = installed(target)[0] if isinstance(target, ModelSpec) else target
+    return {name: tensor.dtype for name, tensor in _read_state_dict(file)[1].items()}
 
 
 class LoadedHead(NamedTuple):
@@ -164,7 +173,7 @@ def _build(architecture: str) -> Sam:
 
 
 def _read_state_dict(file: Path) -> tuple[str, dict[str, Tensor]]:
-    """A checkpoint's architecture and its tensors, fp32 and under our names. Raises SamcliError."""
+    """A checkpoint's architecture and its tensors under our names. Raises SamcliError."""
     from torch import Tensor
 
     from samcli.models import hf
@@ -194,7 +203,7 @@ def _read_state_dict(file: Path) -> tuple[str, dict[str, Tensor]]:
         state = hf.from_hf(state) if hf.is_hf(state) else state
     except ValueError as error:
         raise SamcliError(f"{file} is inconsistent: {error}") from error
-    return architecture, {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+    return architecture, state
 
 
 def _read(file: Path) -> Any:

@@ -125,7 +125,9 @@ def test_a_correction_is_a_click_in_the_error_and_stands_before_padding_or_corne
     labels = torch.tensor([[FOREGROUND, PADDING], [TOP_LEFT, BOTTOM_RIGHT]])
     is_box = torch.tensor([False, True])
     valid = torch.tensor([[16, 16], [16, 16]])
-    where, what = correction(coords, labels, is_box, logits, wanted, valid, torch.Generator().manual_seed(0))
+    where, what = correction(
+        coords, labels, is_box, logits, wanted, valid, 16, torch.Generator().manual_seed(0)
+    )
     assert what.tolist() == [[FOREGROUND, FOREGROUND, PADDING], [BACKGROUND, TOP_LEFT, BOTTOM_RIGHT]]
     assert where[0, 0].tolist() == [5, 5]
     assert (where[0, 1] / 4).long().tolist() == [2, 1]
@@ -140,7 +142,7 @@ def test_no_correction_falls_into_the_padding() -> None:
     prompt = torch.zeros(200, 2, 2), torch.tensor([[FOREGROUND, PADDING]]).expand(200, 2)
     logits, is_box = torch.full((200, 4, 4), 1.0), torch.zeros(200, dtype=torch.bool)
     for wanted in (torch.zeros(200, 4, 4), torch.ones(200, 4, 4)):
-        where, _ = correction(*prompt, is_box, logits, wanted, valid, torch.Generator().manual_seed(0))
+        where, _ = correction(*prompt, is_box, logits, wanted, valid, 16, torch.Generator().manual_seed(0))
         assert (where[:, 1] < torch.tensor([14, 9])).all()
         assert where[:, 1, 0].max() > 12
         assert where[:, 1, 1].max() > 8
