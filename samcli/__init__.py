@@ -24,7 +24,7 @@ from samcli.errors import SamcliError, SamcliNote
 from samcli.records import Box, ImageRecord, MaskRecord, Prompt
 
 if TYPE_CHECKING:
-    from samcli.ground.load import load_detector
+    from samcli.ground.load import load_detector, load_tagger
     from samcli.predictor import Embedding, Prediction, Predictor, load, load_embedding, save_embedding
 
 __all__ = [
@@ -48,6 +48,7 @@ __all__ = [
     "load",
     "load_detector",
     "load_embedding",
+    "load_tagger",
     "save_embedding",
 ]
 
@@ -60,6 +61,7 @@ _LAZY = {
     "load": "samcli.predictor",
     "load_detector": "samcli.ground.load",
     "load_embedding": "samcli.predictor",
+    "load_tagger": "samcli.ground.load",
     "save_embedding": "samcli.predictor",
 }
 
