@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import pickle
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -244,6 +245,11 @@ def _reading(place: Place) -> Iterator[None]:
     """Say in one line what transformers could not make of the files."""
     try:
         yield
+    except pickle.UnpicklingError as error:  # its text says how to run that code
+        raise SamcliError(
+            f"{place.folder / place.weights} is refused: it holds more than tensors, and reading that runs code "
+            "from it; save its weights alone"
+        ) from error
     except reading_errors() as error:
         raise SamcliError(f"{place.folder} cannot be loaded as a {place.what}: {why(error)}") from error
 

@@ -1,4 +1,4 @@
-"""Taggers from a hub: pulled and verified by one process, used offline by another; damaged, missing, listed."""
+"""Taggers from a hub: pulled and verified by a process, used offline by another; damaged, missing, listed."""
 
 from __future__ import annotations
 
@@ -69,9 +69,9 @@ def test_pulled_verified_and_used_offline(
     for used in uses:
         assert (used.returncode, used.stderr) == (0, b"")
     assert uses[0].stdout == uses[1].stdout
-    said, sha256, count, *_ = uses[0].stdout.decode().split()
+    said, sha256, count, *caption = uses[0].stdout.decode().split()
     assert (said, sha256) == (name, sound[1])
-    assert int(count) > 0
+    assert int(count) > 0 if name == "siglip2" else caption
     assert server.asked == []
 
 
@@ -109,7 +109,9 @@ class TestLaidThereByHand:
         weights.verify("blip")
         file = folder / "pytorch_model.bin"
         file.write_bytes(file.read_bytes()[:-1000])
-        with pytest.raises(WeightsError, match=r"pytorch_model\.bin is damaged: \d+ bytes, not \d+; get it anew"):
+        with pytest.raises(
+            WeightsError, match=r"pytorch_model\.bin is damaged: \d+ bytes, not \d+; get it anew"
+        ):
             load_tagger("blip", device="cpu")
 
     def test_damaged_from_the_start(self, folder: Path) -> None:
@@ -120,7 +122,9 @@ class TestLaidThereByHand:
 
     def test_a_login_page(self, folder: Path) -> None:
         (folder / "pytorch_model.bin").write_bytes(b"<html>please log in</html>")
-        with pytest.raises(WeightsError, match=r"pytorch_model\.bin is damaged: it is not a file of weights; get"):
+        with pytest.raises(
+            WeightsError, match=r"pytorch_model\.bin is damaged: it is not a file of weights; get"
+        ):
             weights.verify("blip")
 
     def test_weights_that_run_code_are_refused(self, folder: Path, tmp_path: Path) -> None:
@@ -132,7 +136,9 @@ class TestLaidThereByHand:
                 return Path.touch, (tmp_path / "touched",)
 
         torch.save({"weights": Evil()}, folder / "pytorch_model.bin")
-        with pytest.raises(SamcliError, match="cannot be loaded as a tagger: "):
+        with pytest.raises(
+            SamcliError, match=r"pytorch_model\.bin is refused: it holds more than tensors, and"
+        ):
             load_tagger("blip", device="cpu")
         assert not (tmp_path / "touched").exists()
 
