@@ -49,7 +49,13 @@ def photos(tmp_path: Path) -> Path:
 QUICK = ("--points-per-side", "4", "--pred-iou-thresh", "0.1", "--overlay", "--threads", "1", "--json")
 
 
-@pytest.mark.parametrize("command", [("automask", *QUICK), ("embed", "--threads", "1", "--json")])
+WORDS = ("--labels", "quilt,cup", "--overlay", "--threads", "1", "--json")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("automask", *QUICK), ("embed", "--threads", "1", "--json"), ("ground", *WORDS), ("annotate", *WORDS)],
+)
 def test_the_union_of_two_workers_is_a_single_run(photos: Path, command: tuple[str, ...]) -> None:
     name, *options = command
     here = photos.parent
