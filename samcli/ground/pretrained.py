@@ -252,8 +252,8 @@ def _reading(place: Place) -> Iterator[None]:
         yield
     except pickle.UnpicklingError as error:  # its text says how to run that code
         raise SamcliError(
-            f"{place.folder / place.weights} is refused: it holds more than tensors, and reading that runs code "
-            "from it; save its weights alone"
+            f"{place.folder / place.weights} is refused: it holds more than tensors, and reading that runs "
+            "code from it; save its weights alone"
         ) from error
     except reading_errors() as error:
         raise SamcliError(f"{place.folder} cannot be loaded as a {place.what}: {why(error)}") from error
