@@ -13,6 +13,7 @@ from safetensors import safe_open
 
 from samcli.cli import main
 from samcli.errors import SamcliError
+from samcli.ground.names import read_thing_names
 from samcli.ground.vocabulary import Vocabulary, write_vocabulary
 from samcli.models.words import WordHead
 from samcli.train import naming
@@ -189,6 +190,7 @@ def test_a_run_that_goes_on_is_the_run_that_was_not_stopped(
 ) -> None:
     whole = train(named, tmp_path / "whole", vocabulary, wordnet)
     assert [line.step for line in whole] == [1, 2, 3]
+    assert "disc" in {name.word for name in read_thing_names(tmp_path / "whole" / "names.json")}
 
     def stop(line: Progress) -> None:
         if line.step == 2:
