@@ -222,7 +222,7 @@ def plot(results: dict, file: Path) -> None:
         xticklabels=[str(n) for n in counts],
         ylim=(0, 1),
         xlabel="photos annotated",
-        ylabel="mean IoU, or share found",
+        ylabel="mean IoU, share found" if any("found" in row for row in rows) else "mean IoU",
         title=f"{results['model']} on {results['set']}: {results['measured_photos']} photos measured on",
     )
     axes.grid(alpha=0.25)

@@ -109,7 +109,8 @@ OTHERS = {
     "--salient",
     "--proposals",
     "--elsewhere",
-    "--everything",
+    "--limit",
+    "--seeds",
 }
 """Options of other programs that the documents use."""
 
