@@ -1,4 +1,4 @@
-"""Taggers from a hub: pulled and verified by one process, used offline by another; damaged, missing, listed."""
+"""Taggers of a hub: pulled and verified by one process, used offline by another; damaged, absent, listed."""
 
 from __future__ import annotations
 
@@ -109,7 +109,9 @@ class TestLaidThereByHand:
         weights.verify("blip")
         file = folder / "pytorch_model.bin"
         file.write_bytes(file.read_bytes()[:-1000])
-        with pytest.raises(WeightsError, match=r"pytorch_model\.bin is damaged: \d+ bytes, not \d+; get it anew"):
+        with pytest.raises(
+            WeightsError, match=r"pytorch_model\.bin is damaged: \d+ bytes, not \d+; get it anew"
+        ):
             load_tagger("blip", device="cpu")
 
     def test_damaged_from_the_start(self, folder: Path) -> None:
@@ -120,7 +122,9 @@ class TestLaidThereByHand:
 
     def test_a_login_page(self, folder: Path) -> None:
         (folder / "pytorch_model.bin").write_bytes(b"<html>please log in</html>")
-        with pytest.raises(WeightsError, match=r"pytorch_model\.bin is damaged: it is not a file of weights; get"):
+        with pytest.raises(
+            WeightsError, match=r"pytorch_model\.bin is damaged: it is not a file of weights; get"
+        ):
             weights.verify("blip")
 
     def test_weights_that_run_code_are_refused(self, folder: Path, tmp_path: Path) -> None:

@@ -197,7 +197,14 @@ def test_a_phrase_that_cannot_be_read(detector: GroundingDino, phrase: str) -> N
 
 def test_what_it_knows(detector: GroundingDino) -> None:
     long = "cat " * 300
-    for phrase, known in (("cat", True), ("cat 猫", True), ("猫", False), ("", False), (".", False), (long, False)):
+    for phrase, known in (
+        ("cat", True),
+        ("cat 猫", True),
+        ("猫", False),
+        ("", False),
+        (".", False),
+        (long, False),
+    ):
         assert detector.knows(phrase) == known
         if known:
             detector.detect([picture(40, 40)], [phrase], ALL)
