@@ -383,11 +383,12 @@ def _make(report: Report, place: Path, plan: Plan, listed: frozenset[tuple[str, 
 
 def _photos(inputs: Inputs) -> Photos | None:
     """Where the photos are; None when nobody can say any more."""
-    if inputs.root is not None:
+    folders = [path for path in inputs.paths if path.is_dir()]  # each is its own root, whatever --root says
+    if inputs.root is not None and not folders:
         return PhotoFolder(inputs.root)
     if len(inputs.paths) == 1 and inputs.files_from is None:
         (path,) = inputs.paths
-        return PhotoFolder(path if path.is_dir() else path.parent)
+        return PhotoFolder(path if folders else path.parent)
     if inputs.once:
         return None
     return ListedPhotos({image.relative.as_posix(): image.path for image in inputs})

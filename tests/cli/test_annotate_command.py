@@ -205,6 +205,17 @@ def test_a_dataset_is_not_made_among_its_photos(
         assert inside.err.splitlines()[-1].startswith("3 images, ")
 
 
+def test_photos_are_found_again_whatever_the_root(annotate: Samcli) -> None:
+    """A folder is its own root, a file has the one that is named."""
+    drawn = ["both.jpg", "grey.jpg", "sub/red.jpg"]
+    assert annotate("--root", ".").code == 0
+    assert sorted(files("set/overlays")) == drawn
+    Path("more").mkdir()
+    Image.new("RGB", (50, 50), (0, 0, 255)).save("more/blue.png")
+    assert annotate("more/blue.png", "--root", ".").code == 0
+    assert sorted(files("set/overlays")) == sorted(["more/blue.jpg", *drawn])
+
+
 @pytest.mark.parametrize("name", ["annotations.json", "report.html"])
 def test_files_of_others_are_not_replaced(annotate: Samcli, name: str) -> None:
     Path("set").mkdir()
