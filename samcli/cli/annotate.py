@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,11 +20,12 @@ from samcli.cli.masking import Found, MaskWork, Seen, embedded
 from samcli.cli.model import ModelOptions
 from samcli.cli.photos import ListedPhotos, PhotoFolder
 from samcli.cli.pictures import NOTHING_FOUND, Pictures, RecordSink
-from samcli.cli.report import Report, UsageError, json_line, plural, write_stdout
+from samcli.cli.report import Report, UsageError, json_line, plural, say_failures, write_stdout
 from samcli.cli.tagger import Tagging
 from samcli.dataset.build import RECORDS, Plan, build, check
 from samcli.dataset.curate import Curation, read_class_scores
-from samcli.dataset.report import write_report
+from samcli.dataset.existing import open_base
+from samcli.dataset.outputs import REPORT
 from samcli.dataset.summary import Summary
 from samcli.errors import SamcliError
 from samcli.formats.table import Photos
@@ -228,7 +231,7 @@ def annotate(
     if rebuild is not None:
         _refuse_models(context)
         photos = None if images_folder is None else _folder(images_folder)
-        made = _make(report, rebuild, wanted(photos=photos))
+        made = _make(report, rebuild, wanted(photos=photos), frozenset())
         if json:
             write_stdout(json_line(made.to_json(rebuild)))
         raise typer.Exit(made.code(fail_empty))
@@ -242,8 +245,12 @@ def annotate(
     )
     inputs = options.inputs(images, output, files_from, null, root, keep_extension, include, exclude, shard)
     settings = ModelOptions(model, device, dtype, threads, elsewhere=ray is not None)
+    _refuse_photos(images, output)
     plan = wanted(photos=_photos(inputs))
     check(output, plan)
+    if base is not None:  # before hours of work
+        with open_base(base):
+            pass
     tagging = Tagging(labelled, tagger, tag_threshold, max_tags, dtype)
     tagging.check()
     grounding = Grounding(labelled if tagging.fixed else (), config, detector, dtype)
@@ -269,10 +276,11 @@ def annotate(
     told = summary_of(run, run.tally, sink, known, cluster)
     code = run.code
     if run.tally.stopped or shard is not None:
-        why = "the other parts are done" if shard is not None else "more images are done"
-        report.note(f"note: records only; when {why}: samcli annotate --rebuild {output}")
+        next_ = "when the other parts are done" if shard is not None else "run again, or for what is done"
+        report.note(f"note: records only; {next_}: samcli annotate --rebuild {output}")
     else:
-        made = _make(report, output, plan)
+        listed = frozenset((f.item.relative.as_posix(), f.reason) for f in run.tally.failures)
+        made = _make(report, output, plan, listed)
         told |= made.to_json(output)
         code = code or made.code(fail_empty)
     if json:
@@ -324,7 +332,6 @@ class _Made:
     """A dataset, made. failed: images, in whatever run, that are not in it."""
 
     summary: Summary
-    files: tuple[Path, ...]
 
     def to_json(self, place: Path) -> dict[str, Any]:
         """What --json says."""
@@ -349,10 +356,16 @@ class _Made:
         return NOTHING_FOUND if fail_empty and empty else 0
 
 
-def _make(report: Report, place: Path, plan: Plan) -> _Made:
-    """Make the dataset of the records in `place`, with its report, and say what it holds."""
+def _make(report: Report, place: Path, plan: Plan, listed: frozenset[tuple[str, str]]) -> _Made:
+    """Make the dataset of the records in `place`, with its report, and say what it holds.
+
+    listed: failures, paths and reasons, that the user was told already.
+    """
+    from samcli.dataset.report import write_report  # imports OpenCV
+
     made = build(place, plan, lambda line: report.note(f"note: {line}"))
-    files = write_report(place, made, plan.photos)
+    write_report(place, made, plan.photos)
+    say_failures(failure for failure in made.failures if failure not in listed)
     classes = len(made.classes)
     told = [
         plural(made.images, "images"),
@@ -365,17 +378,18 @@ def _make(report: Report, place: Path, plan: Plan) -> _Made:
     alike = sum(len(group) - 1 for group in made.duplicates)
     told += [f"{plural(alike, 'photos')} like others{' left out' * made.skipped}"] if alike else []
     told += [f"{len(made.failures)} failed"] if made.failures else []
-    report.note(f"{', '.join(told)}; see {place / 'report.html'}")
-    return _Made(made, files)
+    report.note(f"{', '.join(told)}; see {place / REPORT}")
+    return _Made(made)
 
 
 def _photos(inputs: Inputs) -> Photos | None:
     """Where the photos are; None when nobody can say any more."""
-    if inputs.root is not None:
+    folders = [path for path in inputs.paths if path.is_dir()]  # each is its own root, whatever --root says
+    if inputs.root is not None and not folders:
         return PhotoFolder(inputs.root)
     if len(inputs.paths) == 1 and inputs.files_from is None:
         (path,) = inputs.paths
-        return PhotoFolder(path if path.is_dir() else path.parent)
+        return PhotoFolder(path if folders else path.parent)
     if inputs.once:
         return None
     return ListedPhotos({image.relative.as_posix(): image.path for image in inputs})
@@ -385,6 +399,15 @@ def _folder(path: Path) -> PhotoFolder:
     if not path.is_dir():
         raise SamcliError(f"{path} is not a folder; give the folder that the photos lie in")
     return PhotoFolder(path)
+
+
+def _refuse_photos(images: Sequence[Path], output: Path) -> None:
+    """Refuse a dataset among its photos: its own pictures would be taken for photos. Raises SamcliError."""
+    place = os.path.realpath(output)
+    if any(path.is_dir() and os.path.realpath(path) == place for path in images):
+        raise SamcliError(
+            f"{output} holds the photos; give the dataset a folder of its own, such as {output / 'dataset'}"
+        )
 
 
 def _refuse_models(context: typer.Context) -> None:

@@ -12,8 +12,7 @@ import typer
 
 from samcli.cli import options
 from samcli.cli.report import json_line, write_stdout
-from samcli.dataset.build import RECORDS
-from samcli.dataset.outputs import MADE
+from samcli.dataset.build import records_in
 from samcli.errors import SamcliError
 from samcli.formats.atomic import TEMPORARY
 from samcli.formats.embedding import read_embedding_head
@@ -33,8 +32,7 @@ def status(
     if not output.is_dir():
         raise SamcliError(f"{output} is not a folder; give the folder that was the output of a run")
     found = _Found()
-    records = output / RECORDS  # what else a dataset holds is made of these
-    for path in _files(records if (output / MADE).is_file() and records.is_dir() else output):
+    for path in _files(records_in(output)):
         found.add(path)
     found.failed.sort(key=lambda failure: failure["path"])
     if json:

@@ -20,6 +20,7 @@ from samcli.cli import options
 from samcli.cli.inputs import parse_pixels
 from samcli.cli.photos import PhotoFolder
 from samcli.cli.report import Report, UsageError, named, plural, say_error, say_failures, write_stdout
+from samcli.dataset.build import records_in
 from samcli.errors import LeftAloneError, SamcliError
 from samcli.formats.atomic import new_file, write_bytes
 from samcli.formats.files import tree
@@ -87,7 +88,7 @@ def view(
         raise SamcliError(f"{folder} is not a folder; give the folder that was the output of a run")
     if where.kind != "overlays" and where.path:
         _check_replaceable(where.path, overwrite)
-    found = _Found.look(folder)
+    found = _Found.look(records_in(folder))
     with ExitStack() as stack:
         sink = _sink(where, folder, found, side, overwrite, stack)
         with report.progress(len(found.items), "image") as progress:
@@ -310,7 +311,7 @@ def _sink(
 ) -> _Sink:
     if where.kind == "overlays":
         assert where.path
-        return _Overlays(where.path, folder, overwrite)
+        return _Overlays(where.path, records_in(folder), overwrite)
     if where.kind == "sheets":
         assert where.path
         return _Sheets(where.path, len(found.items), overwrite)

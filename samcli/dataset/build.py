@@ -19,6 +19,7 @@ from samcli.dataset.existing import Base, Known, open_base
 from samcli.dataset.outputs import (
     ANNOTATIONS,
     LABELS,
+    MADE,
     OVERLAYS,
     PARTS,
     TO_REVIEW,
@@ -54,7 +55,8 @@ class Plan:
     formats: names in `samcli.formats.table.FORMATS`, each written into a folder of its name.
     skip_duplicates: of photos that look alike only the first is taken. label_json: also labels/, as the
     published Grounded-SAM demo writes them. overlays: also the photos with what was taken on them. labels:
-    categories that come first, in this order. photos: where they are, for formats and overlays.
+    categories that come first, in this order; without any, those that the records were made with. photos:
+    where they are, for formats and overlays.
     """
 
     curation: Curation = field(default_factory=Curation)
@@ -79,7 +81,9 @@ class Plan:
             if name not in FORMATS:
                 raise SamcliError(f"the format {name!r} is unknown; known: {', '.join(FORMATS)}")
             if FORMATS[name].needs_photos and self.photos is None:
-                raise SamcliError(f"the format {name} needs the photos; say where they are")
+                raise SamcliError(
+                    f"the format {name} needs the photos; give their folder with --images, or no pipe"
+                )
             if self.formats.count(name) > 1:
                 raise SamcliError(f"the format {name} is asked for twice; name it once")
 
@@ -95,6 +99,11 @@ class Plan:
             found.add(TO_REVIEW)
         found |= {LABELS} if self.label_json else set()
         return found | {OVERLAYS} if self.overlays else found
+
+
+def records_in(place: Path) -> Path:
+    """Where the records of a run lie: those of a dataset apart from all that is made of them."""
+    return place / RECORDS if (place / MADE).is_file() and (place / RECORDS).is_dir() else place
 
 
 def check(place: Path, plan: Plan) -> None:
@@ -217,7 +226,7 @@ class _Builder:
         self.base = base
         self.failures = list(survey.failures)
         self.first = {path: group[0] for group in survey.duplicates for path in group}
-        self.numbers = _numbers(plan.labels, survey.categories, base)
+        self.numbers = _numbers(plan.labels or _labels(survey), survey.categories, base)
         self.tally = Tally(self.numbers)
         self.next_image = (base.last_image if base else 0) + 1
         self.next_annotation = (base.last_annotation if base else 0) + 1
@@ -260,7 +269,7 @@ class _Builder:
                 if self.overlays.missing:
                     count = self.overlays.missing
                     what = "the photo of one image is" if count == 1 else f"the photos of {count} images are"
-                    self.note(f"{what} not at hand, so not drawn")
+                    self.note(f"{what} not at hand, so not drawn; --rebuild with --images DIR draws them")
         return Summary(
             images=self.out.whole.images,
             empty=self.tally.empty,
@@ -436,6 +445,12 @@ def _numbers(labels: Sequence[str], proposed: set[str], base: Base | None) -> di
             last += 1
             numbers[name] = last
     return numbers
+
+
+def _labels(survey: _Survey) -> list[str]:
+    """The labels that the records were made with, in their order."""
+    lists = (head["config"].get("labels") for head in survey.settings.values())
+    return [name for labels in lists if isinstance(labels, list) for name in labels if isinstance(name, str)]
 
 
 def _provenance(run: Run | None) -> dict[str, Any]:

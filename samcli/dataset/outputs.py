@@ -21,6 +21,7 @@ ANNOTATIONS = "annotations.json"
 TO_REVIEW = "to_review.json"
 LABELS = "labels"
 OVERLAYS = "overlays"
+REPORT = "report.html"
 PARTS = ("train", "val", "test")
 MADE = "dataset.json"
 """Lists the files and folders that are ours: {"samcli": {"dataset": 1, "made": [...]}}."""
@@ -32,7 +33,11 @@ Note = Callable[[str], None]
 
 def check_free(place: Path, wanted: Collection[str]) -> None:
     """Raise SamcliError when something stands where a file or folder is wanted that is not ours."""
-    for name in sorted(set(wanted) - made(place)):
+    ours = made(place)
+    new = set(wanted) - ours
+    if not ours:
+        new.add(REPORT)
+    for name in sorted(new):
         if (place / name).exists():
             raise SamcliError(
                 f"{place / name} is there already, and {MADE} does not list it as samcli's; move it away, "
@@ -63,7 +68,7 @@ def made(place: Path) -> set[str]:
     try:
         data = json.loads((place / MADE).read_bytes())
         return _POSSIBLE & set(data["samcli"]["made"])
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return set()
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise SamcliError(

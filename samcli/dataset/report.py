@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from samcli.dataset.outputs import REPORT
 from samcli.dataset.plots import SOFTWARE, plots
 from samcli.dataset.samples import GROUPS, MEMBERS, Pictures, Shot, class_sheet, draw
 from samcli.dataset.summary import BINS, ClassSummary, Summary
@@ -56,7 +57,7 @@ def write_report(place: Path, summary: Summary, photos: Photos | None) -> tuple[
     Sheets of classes that an earlier report left in `report/samples/` are removed. The same summary and
     photos give the same bytes. Raises SamcliError for a file that cannot be written.
     """
-    folder, page = place / "report", place / "report.html"
+    folder, page = place / "report", place / REPORT
     pictures = draw(summary, photos)
     written = []
 

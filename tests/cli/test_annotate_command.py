@@ -181,6 +181,82 @@ def test_rebuilt_from_records_without_photos_or_models(
     assert len(things()) == told["annotations"]
 
 
+def test_a_rebuild_knows_the_labels_and_their_order(annotate: Samcli, samcli: Samcli) -> None:
+    annotate("-q", labels="yellow,red,blue")
+    whole = files("set")
+    assert samcli("annotate", "--rebuild", "set", "--images", "photos", "-q").code == 0
+    assert files("set") == whole
+    assert [one["name"] for one in dataset()["categories"]] == ["yellow", "red", "blue"]
+
+
+def test_a_dataset_is_not_made_among_its_photos(
+    samcli: Samcli, colours: list[ColourDetector], photos: Path
+) -> None:
+    before = files(photos)
+    result = samcli("annotate", "photos", "-o", "photos", "--labels", "red", *COLOURS)
+    assert (result.code, result.out) == (1, "")
+    assert result.err == (
+        "error: photos holds the photos; give the dataset a folder of its own, such as photos/dataset\n"
+    )
+    assert files(photos) == before
+    for _ in range(2):
+        inside = samcli("annotate", "photos", "-o", "photos/dataset", "--labels", "red", *COLOURS)
+        assert inside.code == 0
+        assert inside.err.splitlines()[-1].startswith("3 images, ")
+
+
+def test_photos_are_found_again_whatever_the_root(annotate: Samcli) -> None:
+    """A folder is its own root, a file has the one that is named."""
+    drawn = ["both.jpg", "grey.jpg", "sub/red.jpg"]
+    assert annotate("--root", ".").code == 0
+    assert sorted(files("set/overlays")) == drawn
+    Path("more").mkdir()
+    Image.new("RGB", (50, 50), (0, 0, 255)).save("more/blue.png")
+    assert annotate("more/blue.png", "--root", ".").code == 0
+    assert sorted(files("set/overlays")) == sorted(["more/blue.jpg", *drawn])
+
+
+@pytest.mark.parametrize("name", ["annotations.json", "report.html"])
+def test_files_of_others_are_not_replaced(annotate: Samcli, name: str) -> None:
+    Path("set").mkdir()
+    Path("set", name).write_text("mine")
+    result = annotate()
+    assert (result.code, result.out) == (1, "")
+    assert result.err == (
+        f"error: set/{name} is there already, and dataset.json does not list it as samcli's; move it away, "
+        "or choose another place\n"
+    )
+    assert files("set") == {name: b"mine"}
+
+
+def test_a_file_is_no_place_for_a_dataset(annotate: Samcli) -> None:
+    Path("set").write_text("mine")
+    result = annotate("-q")
+    assert (result.code, result.out) == (1, "")
+    assert result.err == "error: set is a file; give a folder for the results\n"
+
+
+def test_a_damaged_base_is_refused_before_work(annotate: Samcli, colours: list[ColourDetector]) -> None:
+    Path("base.json").write_text('{"images": [')
+    result = annotate("--base", "base.json")
+    assert (result.code, result.out) == (1, "")
+    assert result.err.startswith("error: base.json")
+    assert result.err.count("\n") == 1
+    assert not any(one.calls for one in colours)
+    assert not Path("set").exists()
+
+
+def test_others_look_at_the_records_of_a_dataset(annotate: Samcli, samcli: Samcli) -> None:
+    annotate("-q", "--label-json", "--format", "labelme")
+    assert samcli("status", "set").out.startswith("annotate with tiny: 3 done\n")
+    page = samcli("view", "set", "--images", "photos")
+    assert (page.code, page.out) == (0, "")
+    assert page.err.startswith("3 images, 4 masks in set/gallery.html")
+    assert "<title>set" in Path("set/gallery.html").read_text("utf-8")
+    assert samcli("view", "set", "--images", "photos", "-o", "drawn/").code == 0
+    assert sorted(files("drawn")) == ["both.overlay.png", "grey.overlay.png", "sub/red.overlay.png"]
+
+
 def test_a_damaged_photo_stops_nothing(annotate: Samcli) -> None:
     Path("photos/damaged.jpg").write_bytes(b"\xff\xd8\xff no picture")
     result = annotate()
@@ -196,6 +272,17 @@ def test_a_damaged_photo_stops_nothing(annotate: Samcli) -> None:
     again = annotate("-q", "--json")
     assert again.code == 3
     assert [failure["path"] for failure in json.loads(again.out)["failures"]] == ["damaged.jpg"]
+
+
+def test_what_cannot_be_taken_of_an_earlier_run_is_listed(annotate: Samcli, samcli: Samcli) -> None:
+    Path("photos/damaged.jpg").write_bytes(b"\xff\xd8\xff no picture")
+    annotate("-q")
+    Path("set/records/strange.json").write_text("{}")
+    result = samcli("annotate", "--rebuild", "set", "-q")
+    assert (result.code, result.out) == (3, "")
+    first, second = result.err.splitlines()
+    assert first.startswith("failed: photos/damaged.jpg")
+    assert second.startswith("failed: set/records/strange.json")
 
 
 def test_a_damaged_photo_alone_is_an_error(

@@ -270,7 +270,10 @@ def test_without_records(tmp_path):
         ({"split": (1.5, -0.5)}, "the split 1.5,-0.5 is not"),
         ({"formats": ("voc",)}, "the format 'voc' is unknown; known: sa1b, "),
         ({"formats": ("png", "png")}, "the format png is asked for twice"),
-        ({"formats": ("cutout",)}, "the format cutout needs the photos; say where they are"),
+        (
+            {"formats": ("cutout",)},
+            "the format cutout needs the photos; give their folder with --images",
+        ),
     ],
 )
 def test_plans_that_make_no_sense(values, said):
