@@ -90,6 +90,8 @@ class Base:
                 self._annotations.put(annotation(value), value)
             elif key == "categories":
                 number = self._id(value, "id", "a category")
+                if number in self._category:
+                    raise SamcliError(f"{self.path} lists category {number} twice; remove one")
                 self.categories.append(value)
                 self._category[number] = str(value.get("name", ""))
                 self.numbers.setdefault(self._category[number], number)

@@ -510,6 +510,10 @@ class TestBase:
                 lambda d: d["annotations"][0].update(category_id=2),
                 " has annotations of category 2, which it does not list; add it",
             ),
+            (
+                lambda d: d["categories"].append({"id": 18, "name": "other"}),
+                " lists category 18 twice; remove one",
+            ),
             (lambda d: d["annotations"].append(5), ": an element of annotations is not a JSON object"),
             (
                 lambda d: d["annotations"][0].update(area=float("nan")),
