@@ -8,6 +8,7 @@ orientation (so coordinates are those of the picture a viewer shows), the first 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import struct
@@ -66,6 +67,7 @@ _DAMAGED = (
 # folder is the folder it reads.
 OUTPUT_SUFFIXES = (".overlay.jpg", ".overlay.png", ".labelmap.png", ".cutout.png")
 OUTPUT_FOLDERS = (".masks", ".cutout")
+DATASET = "dataset.json"  # in a dataset, lists what is made of its records: {"samcli": {"made": [...], ...}}
 
 Pixel = TypeVar("Pixel", bound=np.generic)
 
@@ -233,9 +235,9 @@ def list_images(
 
     A folder is its own root. A file's root is `root`, or its parent when that is None; a file is taken
     whatever its name, and also when it does not exist (reading it then fails, alone). Left out of folders are
-    hidden names, names without one of EXTENSIONS, the folder `output` (where the run writes) and loops of
-    links; when `output` is such a folder itself or holds it, the pictures a run writes are left out by their
-    names. Of what remains, only what is `chosen` is listed.
+    hidden names, names without one of EXTENSIONS, the folder `output` (where the run writes), what `samcli
+    annotate` made in datasets, and loops of links; when `output` is such a folder itself or holds it, the
+    pictures a run writes are left out by their names. Of what remains, only what is `chosen` is listed.
     Raises SamcliError at once when a folder holds no image or a file lies outside `root`, and later when a
     folder cannot be listed.
     """
@@ -292,12 +294,17 @@ def _walk(folder: Path, output: Path | None, chosen: Chosen) -> Iterator[ImageFi
             raise SamcliError(
                 f"{place} cannot be listed: {error.strerror}; change its permissions or leave it out"
             ) from error
+        made = _made(place) if any(entry.name == DATASET for entry in listing) else set()
         for entry in listing:
             path, below = place / entry.name, relative / entry.name
             if entry.is_dir():
                 real = os.path.realpath(path)
                 if not (
-                    real in above or real == out or ours(entry.name, OUTPUT_FOLDERS) or chosen.excludes(below)
+                    real in above
+                    or real == out
+                    or entry.name in made
+                    or ours(entry.name, OUTPUT_FOLDERS)
+                    or chosen.excludes(below)
                 ):
                     yield from visit(path, below, above | {real})
             elif (
@@ -309,6 +316,15 @@ def _walk(folder: Path, output: Path | None, chosen: Chosen) -> Iterator[ImageFi
                 yield ImageFile(path, below)
 
     return visit(folder, PurePosixPath(), frozenset({top}))
+
+
+def _made(folder: Path) -> set[str]:
+    """The folders that `samcli annotate` made in a dataset's, whose pictures are no photos."""
+    try:
+        made = json.loads((folder / DATASET).read_bytes())["samcli"]["made"]
+        return {"report", *(name for name in made if isinstance(name, str))}
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return set()  # of another program
 
 
 def _named(source: str | Path | bytes, name: str | None) -> tuple[str, bytes]:

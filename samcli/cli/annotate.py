@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 _BUILD = {
     "output", "rebuild", "images_folder", "min_area", "max_area", "min_score", "class_thresholds",
     "confident", "base", "split", "format_", "label_json", "skip_duplicates", "overlay", "labels",
-    "fail_empty", "quiet", "json",
+    "fail_empty", "max_pixels", "quiet", "json",
 }  # fmt: skip
 """Parameters that matter to what is made of records."""
 
@@ -210,6 +210,7 @@ def annotate(
     report = Report(quiet=quiet, json=json)
     if (output is None) == (rebuild is None):
         raise UsageError("give -o DIR for the dataset; or --rebuild DIR to make one anew from its records")
+    limit = parse_pixels(max_pixels)
     labelled = () if labels is None else asked_for(None, labels)
     wanted = partial(
         Plan,
@@ -230,7 +231,7 @@ def annotate(
     )
     if rebuild is not None:
         _refuse_models(context)
-        photos = None if images_folder is None else _folder(images_folder)
+        photos = None if images_folder is None else _folder(images_folder, limit)
         made = _make(report, rebuild, wanted(photos=photos), frozenset())
         if json:
             write_stdout(json_line(made.to_json(rebuild)))
@@ -246,7 +247,7 @@ def annotate(
     inputs = options.inputs(images, output, files_from, null, root, keep_extension, include, exclude, shard)
     settings = ModelOptions(model, device, dtype, threads, elsewhere=ray is not None)
     _refuse_photos(images, output)
-    plan = wanted(photos=_photos(inputs))
+    plan = wanted(photos=_photos(inputs, limit))
     check(output, plan)
     if base is not None:  # before hours of work
         with open_base(base):
@@ -263,7 +264,6 @@ def annotate(
     described = grounding.described(finder)
     del described["phrases"]  # labels say it
     made_by = settings.run("annotate", known, {**tagging.described(words), **described})
-    limit = parse_pixels(max_pixels)
     work = _MakeWork(settings, made_by, embeddings, keep_extension, limit, tagging, grounding)
     again = retry_failed or inputs.alone is not None
     nothing_beside = Pictures(frozenset(), "area", limit)
@@ -382,23 +382,23 @@ def _make(report: Report, place: Path, plan: Plan, listed: frozenset[tuple[str, 
     return _Made(made)
 
 
-def _photos(inputs: Inputs) -> Photos | None:
+def _photos(inputs: Inputs, limit: int) -> Photos | None:
     """Where the photos are; None when nobody can say any more."""
     folders = [path for path in inputs.paths if path.is_dir()]  # each is its own root, whatever --root says
     if inputs.root is not None and not folders:
-        return PhotoFolder(inputs.root)
+        return PhotoFolder(inputs.root, limit)
     if len(inputs.paths) == 1 and inputs.files_from is None:
         (path,) = inputs.paths
-        return PhotoFolder(path if folders else path.parent)
+        return PhotoFolder(path if folders else path.parent, limit)
     if inputs.once:
         return None
-    return ListedPhotos({image.relative.as_posix(): image.path for image in inputs})
+    return ListedPhotos({image.relative.as_posix(): image.path for image in inputs}, limit)
 
 
-def _folder(path: Path) -> PhotoFolder:
+def _folder(path: Path, limit: int) -> PhotoFolder:
     if not path.is_dir():
         raise SamcliError(f"{path} is not a folder; give the folder that the photos lie in")
-    return PhotoFolder(path)
+    return PhotoFolder(path, limit)
 
 
 def _refuse_photos(images: Sequence[Path], output: Path) -> None:

@@ -16,7 +16,9 @@ from samcli.images import EXTENSIONS, MAX_PIXELS
 
 
 class _Readable:
-    """What follows from a photo's path."""
+    """What follows from a photo's path. max_pixels: of a photo that is decoded."""
+
+    max_pixels: int = MAX_PIXELS
 
     def path(self, file_name: str) -> Path:
         raise NotImplementedError
@@ -25,7 +27,7 @@ class _Readable:
         return images.size_of(self.path(file_name))
 
     def pixels(self, file_name: str) -> NDArray[np.uint8]:
-        return images.load(self.path(file_name), max_pixels=MAX_PIXELS)
+        return images.load(self.path(file_name), max_pixels=self.max_pixels)
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class ListedPhotos(_Readable):
     """Photos of several folders, by what they are called. `samcli.formats.table.Photos`."""
 
     paths: Mapping[str, Path]
+    max_pixels: int = MAX_PIXELS
 
     def path(self, file_name: str) -> Path:
         if file_name not in self.paths:
@@ -49,6 +52,7 @@ class PhotoFolder(_Readable):
     """Photos by their path below a root. `samcli.formats.table.Photos`."""
 
     root: Path
+    max_pixels: int = MAX_PIXELS
 
     def path(self, file_name: str) -> Path:
         path = self.root / relative(file_name)

@@ -19,7 +19,6 @@ from samcli.dataset.existing import Base, Known, open_base
 from samcli.dataset.outputs import (
     ANNOTATIONS,
     LABELS,
-    MADE,
     OVERLAYS,
     PARTS,
     TO_REVIEW,
@@ -40,6 +39,7 @@ from samcli.formats.png import encode_png
 from samcli.formats.record import read_error, read_record
 from samcli.formats.select import category_of, label_map, mask_of, record_of, score_of
 from samcli.formats.table import FORMATS, Categories, Item, Photos, relative
+from samcli.images import DATASET
 from samcli.records import ImageRecord, MaskRecord, Run
 
 RECORDS = "records"
@@ -103,7 +103,7 @@ class Plan:
 
 def records_in(place: Path) -> Path:
     """Where the records of a run lie: those of a dataset apart from all that is made of them."""
-    return place / RECORDS if (place / MADE).is_file() and (place / RECORDS).is_dir() else place
+    return place / RECORDS if (place / DATASET).is_file() and (place / RECORDS).is_dir() else place
 
 
 def check(place: Path, plan: Plan) -> None:

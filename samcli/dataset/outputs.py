@@ -16,6 +16,7 @@ from samcli.formats.coco import Instances, instances
 from samcli.formats.files import json_bytes
 from samcli.formats.table import FORMATS, Export, Format, Photos, Write
 from samcli.formats.yolo import data_yaml
+from samcli.images import DATASET
 
 ANNOTATIONS = "annotations.json"
 TO_REVIEW = "to_review.json"
@@ -23,9 +24,6 @@ LABELS = "labels"
 OVERLAYS = "overlays"
 REPORT = "report.html"
 PARTS = ("train", "val", "test")
-MADE = "dataset.json"
-"""Lists the files and folders that are ours: {"samcli": {"dataset": 1, "made": [...]}}."""
-
 _POSSIBLE = {ANNOTATIONS, TO_REVIEW, LABELS, OVERLAYS, *(f"{part}.json" for part in PARTS), *FORMATS}
 
 Note = Callable[[str], None]
@@ -40,7 +38,7 @@ def check_free(place: Path, wanted: Collection[str]) -> None:
     for name in sorted(new):
         if (place / name).exists():
             raise SamcliError(
-                f"{place / name} is there already, and {MADE} does not list it as samcli's; move it away, "
+                f"{place / name} is there already, and {DATASET} does not list it as samcli's; move it away, "
                 "or choose another place"
             )
 
@@ -66,18 +64,18 @@ def making(place: Path, wanted: Collection[str]) -> Iterator[None]:
 def made(place: Path) -> set[str]:
     """Names of what earlier builds wrote. Raises SamcliError when the list of them is damaged."""
     try:
-        data = json.loads((place / MADE).read_bytes())
+        data = json.loads((place / DATASET).read_bytes())
         return _POSSIBLE & set(data["samcli"]["made"])
     except (FileNotFoundError, NotADirectoryError):
         return set()
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise SamcliError(
-            f"{place / MADE} is not what samcli wrote; remove it, or choose another place"
+            f"{place / DATASET} is not what samcli wrote; remove it, or choose another place"
         ) from error
 
 
 def _write_made(place: Path, names: Collection[str]) -> None:
-    write_text(place / MADE, json.dumps({"samcli": {"dataset": 1, "made": sorted(names)}}) + "\n")
+    write_text(place / DATASET, json.dumps({"samcli": {"dataset": 1, "made": sorted(names)}}) + "\n")
 
 
 class Annotations:
