@@ -234,8 +234,8 @@ def annotate(
         photos = None if images_folder is None else _folder(images_folder, limit)
         made = _make(report, rebuild, wanted(photos=photos), frozenset())
         if json:
-            write_stdout(json_line(made.to_json(rebuild)))
-        raise typer.Exit(made.code(fail_empty))
+            write_stdout(json_line(_told(made, rebuild)))
+        raise typer.Exit(_code(made, fail_empty))
     assert output is not None
     if images_folder is not None:
         raise UsageError("--images goes with --rebuild; the photos are the arguments here")
@@ -281,8 +281,8 @@ def annotate(
     else:
         listed = frozenset((f.item.relative.as_posix(), f.reason) for f in run.tally.failures)
         made = _make(report, output, plan, listed)
-        told |= made.to_json(output)
-        code = code or made.code(fail_empty)
+        told |= _told(made, output)
+        code = code or _code(made, fail_empty)
     if json:
         write_stdout(json_line(told))
     raise typer.Exit(code)
@@ -327,36 +327,29 @@ class _MakeWork(MaskWork):
 # The dataset
 
 
-@dataclass(frozen=True)
-class _Made:
-    """A dataset, made. failed: images, in whatever run, that are not in it."""
-
-    summary: Summary
-
-    def to_json(self, place: Path) -> dict[str, Any]:
-        """What --json says."""
-        made = self.summary
-        return {
-            "dataset": str(place),
-            "dataset_images": made.images,
-            "annotations": made.accepted + made.existing,
-            "categories": len(made.classes),
-            "to_review": made.to_review,
-            "existing": made.existing,
-            "dropped": dict(made.dropped),
-            "duplicates": [list(group) for group in made.duplicates],
-            "failures": [{"path": path, "error": reason} for path, reason in made.failures],
-        }
-
-    def code(self, fail_empty: bool) -> int:
-        """The exit code."""
-        if self.summary.failures:
-            return 3
-        empty = not (self.summary.accepted or self.summary.existing)
-        return NOTHING_FOUND if fail_empty and empty else 0
+def _told(made: Summary, place: Path) -> dict[str, Any]:
+    """What --json says of a dataset."""
+    return {
+        "dataset": str(place),
+        "dataset_images": made.images,
+        "annotations": made.accepted + made.existing,
+        "categories": len(made.classes),
+        "to_review": made.to_review,
+        "existing": made.existing,
+        "dropped": dict(made.dropped),
+        "duplicates": [list(group) for group in made.duplicates],
+        "failures": [{"path": path, "error": reason} for path, reason in made.failures],
+    }
 
 
-def _make(report: Report, place: Path, plan: Plan, listed: frozenset[tuple[str, str]]) -> _Made:
+def _code(made: Summary, fail_empty: bool) -> int:
+    """The exit code for a dataset."""
+    if made.failures:
+        return 3
+    return NOTHING_FOUND if fail_empty and not (made.accepted or made.existing) else 0
+
+
+def _make(report: Report, place: Path, plan: Plan, listed: frozenset[tuple[str, str]]) -> Summary:
     """Make the dataset of the records in `place`, with its report, and say what it holds.
 
     listed: failures, paths and reasons, that the user was told already.
@@ -379,7 +372,7 @@ def _make(report: Report, place: Path, plan: Plan, listed: frozenset[tuple[str, 
     told += [f"{plural(alike, 'photos')} like others{' left out' * made.skipped}"] if alike else []
     told += [f"{len(made.failures)} failed"] if made.failures else []
     report.note(f"{', '.join(told)}; see {place / REPORT}")
-    return _Made(made)
+    return made
 
 
 def _photos(inputs: Inputs, limit: int) -> Photos | None:
