@@ -41,6 +41,7 @@ def server() -> Iterator[FileServer]:
         yield server
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 def test_pulled_verified_and_used_offline(
     samcli_process: Process,
