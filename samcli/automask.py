@@ -23,19 +23,18 @@ from samcli.masks import (
     encode_rle,
     mask_bbox,
     mask_nms,
-    mask_to_box,
     nms,
     parse_area,
     remove_small_regions,
     rle_area,
-    stability_score,
 )
 from samcli.records import RLE, MaskRecord
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from samcli.predictor import Embedding, Predictor, Upscaling
+    from samcli.predictor import Embedding, Predictor
+    from samcli.upscale import Upscaling
     from samcli.weights import ModelSpec
 
 EDGE_TOLERANCE = 20  # pixels; a mask whose box comes this close to an inner crop edge was probably cut off
@@ -207,14 +206,16 @@ class _Found:
     crop: XYXY
 
 
-class _Candidate(NamedTuple):
-    """A mask within a crop that passed the filters, still as low-res logits (h, w). box: inclusive xyxy."""
+class _Candidates(NamedTuple):
+    """Masks within a crop that passed the filters, still as low-res logits (N, h, w). iou, stability: (N,).
+    boxes: (N, 4), inclusive xyxy. points: (N, 2), (x, y).
+    """
 
     logits: Tensor
-    box: XYXY
-    iou: float
-    stability: float
-    point: tuple[float, float]
+    iou: NDArray[np.float32]
+    stability: NDArray[np.float32]
+    boxes: NDArray[np.int64]
+    points: NDArray[np.float64]
 
 
 def _look(
@@ -228,29 +229,28 @@ def _look(
     """The masks of one crop of an image of `size`, without duplicates, by falling predicted IoU."""
     x0, y0, _, _ = crop
     upscaling = predictor.upscaling(embedding)
-    candidates = list(_candidates(predictor, embedding, upscaling, crop, size, points_per_side, settings))
-    kept = nms([c.box for c in candidates], [c.iou for c in candidates], settings.box_nms_thresh)
-    found = []
-    for candidate in (candidates[i] for i in kept):
-        (region,) = upscaling.regions(
-            candidate.logits[None], MASK_THRESHOLD - settings.stability_score_offset
-        )
-        mask = np.zeros(size, dtype=bool, order="F")  # as RLE runs
-        h, w = region.logits.shape
-        top, left = y0 + region.y, x0 + region.x
-        mask[top : top + h, left : left + w] = (region.logits > MASK_THRESHOLD).cpu().numpy()
-        (bx0, by0, bx1, by1), (x, y) = candidate.box, candidate.point
-        found.append(
-            _Found(
-                encode_rle(mask),
+    groups = list(_candidates(predictor, embedding, upscaling, crop, size, points_per_side, settings))
+    boxes, ious = (np.concatenate([group[i] for group in groups]) for i in (3, 1))
+    kept = nms(boxes, ious, settings.box_nms_thresh)
+    found: dict[int, _Found] = {}
+    first = 0
+    for group in groups:
+        own = np.sort(kept[(kept >= first) & (kept < first + len(group.iou))])
+        rows = own - first
+        rles = upscaling.rles(group.logits[rows], MASK_THRESHOLD, corner=(x0, y0), size=size)
+        for number, row, rle in zip(own.tolist(), rows, rles, strict=True):
+            bx0, by0, bx1, by1 = group.boxes[row].tolist()
+            x, y = group.points[row].tolist()
+            found[number] = _Found(
+                rle,
                 (bx0 + x0, by0 + y0, bx1 + x0, by1 + y0),
-                candidate.iou,
-                candidate.stability,
+                float(group.iou[row]),
+                float(group.stability[row]),
                 (x + x0, y + y0),
                 crop,
             )
-        )
-    return found
+        first += len(group.iou)
+    return [found[number] for number in kept.tolist()]
 
 
 def _candidates(
@@ -261,43 +261,33 @@ def _candidates(
     size: tuple[int, int],
     points_per_side: int,
     settings: AutomaskSettings,
-) -> Iterator[_Candidate]:
-    """Prompt one crop with a grid of points and filter the three answers to each."""
+) -> Iterator[_Candidates]:
+    """Prompt one crop with a grid of points, some at a time, and filter the three answers to each."""
     x0, y0, x1, y1 = crop
     points = point_grid(points_per_side) * (x1 - x0, y1 - y0)
-    offset = settings.stability_score_offset
     smallest, largest = _areas(settings, size)
+    min_iou = settings.pred_iou_thresh or -math.inf
     for start in range(0, len(points), settings.points_per_batch):
         batch = points[start : start + settings.points_per_batch]
-        logits, iou = predictor.decode(embedding, batch[:, None], np.ones((len(batch), 1)), multimask=True)
-        answers = logits.shape[1]
-        scores = iou.flatten().cpu().numpy()
-        threshold = settings.pred_iou_thresh or -math.inf
-        passed = np.flatnonzero(scores > threshold)
-        logits = logits.flatten(0, 1)[passed]
-        for low, index, (x, y, part) in zip(
-            logits, passed, upscaling.regions(logits, MASK_THRESHOLD - offset), strict=True
-        ):
-            stability = float(stability_score(part, MASK_THRESHOLD, offset))
-            mask = part > MASK_THRESHOLD
-            if stability < settings.stability_score_thresh or not smallest <= int(mask.sum()) <= largest:
-                continue
-            bx0, by0, bx1, by1 = mask_to_box(mask[None])[0].tolist()
-            box = (bx0 + x, by0 + y, bx1 + x, by1 + y)
-            if not _cut_off(box, crop, size):
-                px, py = batch[index // answers].tolist()
-                yield _Candidate(low.clone(), box, float(scores[index]), stability, (px, py))
+        logits, iou = predictor.decode(
+            embedding, batch[:, None], np.ones((len(batch), 1)), multimask=True, min_iou=min_iou
+        )
+        scores: NDArray[np.float32] = iou.cpu().numpy()
+        source, answer = np.nonzero(scores > min_iou)
+        area, stability, boxes = upscaling.measure(logits, MASK_THRESHOLD, settings.stability_score_offset)
+        good = (stability >= settings.stability_score_thresh) & (smallest <= area) & (area <= largest)
+        rows = np.flatnonzero(good & ~_cut_off(boxes, crop, size))
+        source, answer = source[rows], answer[rows]
+        yield _Candidates(logits[rows], scores[source, answer], stability[rows], boxes[rows], batch[source])
 
 
-def _cut_off(box: XYXY, crop: XYXY, size: tuple[int, int]) -> bool:
-    """Whether a box, given within the crop, comes close to an edge of the crop that is none of the image."""
-    x0, y0, _, _ = crop
-    height, width = size
-    shift, whole = (x0, y0, x0, y0), (0, 0, width, height)
-    return any(
-        abs(side + move - edge) <= EDGE_TOLERANCE < abs(side + move - border)
-        for side, move, edge, border in zip(box, shift, crop, whole, strict=True)
-    )
+def _cut_off(boxes: NDArray[np.int64], crop: XYXY, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Which boxes (N, 4), given within the crop, come close to an edge of it that is none of the image."""
+    sides = boxes + np.array(crop[:2] * 2)
+    at_crop = np.abs(sides - crop) <= EDGE_TOLERANCE
+    at_image = np.abs(sides - (0, 0, size[1], size[0])) <= EDGE_TOLERANCE
+    cut: NDArray[np.bool_] = (at_crop & ~at_image).any(axis=1)
+    return cut
 
 
 def _kept(found: Sequence[_Found], scores: Sequence[float], threshold: float) -> list[_Found]:

@@ -202,7 +202,7 @@ def _enlarged(
     predictor: Predictor, embedding: Embedding, low: Tensor, size: tuple[int, int]
 ) -> NDArray[np.float32]:
     """Low-res logits (h, w) brought to a copy of the image of this size."""
-    from samcli.predictor import Upscaling
+    from samcli.upscale import Upscaling
 
     upscaling = Upscaling(
         predictor.low_res_size, predictor.sam.image_size, embedding.input_size, size, predictor.device

@@ -57,6 +57,19 @@ def encode_rle(mask: NDArray[np.bool_]) -> RLE:
     return {"size": [int(v) for v in rle["size"]], "counts": rle["counts"].decode("ascii")}
 
 
+def encode_ends(ends: NDArray[np.integer[Any]], size: tuple[int, int]) -> RLE:
+    """Encode a mask of `size` (height, width) from where its runs end, in pixels column by column: first what
+    is outside of it. The last end may be left out.
+    """
+    height, width = size
+    if not len(ends) or ends[-1] != height * width:
+        ends = np.append(ends, height * width)
+    rle = coco.frPyObjects(
+        {"size": [height, width], "counts": np.diff(ends, prepend=0).tolist()}, height, width
+    )
+    return {"size": [height, width], "counts": rle["counts"].decode("ascii")}
+
+
 def decode_rle(rle: RLE) -> NDArray[np.bool_]:
     """The (H, W) mask of a compressed COCO RLE. Raises SamcliError when counts and size disagree."""
     _ends(rle)  # pycocotools gives memory that it never wrote where runs are missing
@@ -126,10 +139,7 @@ def label_rles(labels: NDArray[np.integer[Any]]) -> dict[int, RLE]:
     rles: dict[int, RLE] = {}
     for value, own in zip(found.tolist(), np.split(runs[order], at[1:]), strict=True):
         if value > 0:
-            ends = own.ravel() if own[-1, 1] == flat.size else np.append(own.ravel(), flat.size)
-            size = [int(v) for v in labels.shape]
-            rle = coco.frPyObjects({"size": size, "counts": np.diff(ends, prepend=0).tolist()}, *size)
-            rles[value] = {"size": size, "counts": rle["counts"].decode("ascii")}
+            rles[value] = encode_ends(own.ravel(), (labels.shape[0], labels.shape[1]))
     return rles
 
 

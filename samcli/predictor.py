@@ -8,16 +8,18 @@ bilinearly to the original size, and are cut at 0.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, TypeVar, overload
+from typing import TypeVar, overload
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from safetensors import SafetensorError, safe_open
@@ -29,10 +31,13 @@ from samcli.formats.atomic import write_bytes
 from samcli.formats.embedding import stable
 from samcli.geometry import resized_size, to_model_frame
 from samcli.images import check_pixels
-from samcli.masks import MASK_THRESHOLD, encode_rle, mask_bbox, mask_to_box, stability_score
+from samcli.masks import MASK_THRESHOLD, encode_rle, mask_bbox
+from samcli.models.lowrank import SharedDecoder
 from samcli.models.prompt_encoder import BOTTOM_RIGHT, PADDING, TOP_LEFT
 from samcli.models.sam import ImageFeatures, Sam
+from samcli.models.transformer import TokenView
 from samcli.records import MaskRecord, Prompt
+from samcli.upscale import Upscaling
 from samcli.weights import DEFAULT_MODEL, ModelSpec, load_sam
 
 STABILITY_OFFSET = 1.0  # logits; of `Prediction.stability_score` where the model's spec has none of its own
@@ -108,89 +113,6 @@ class Prediction:
         )
 
 
-class Region(NamedTuple):
-    """Full-resolution logits (h, w) of a part of the image whose top-left pixel is (x, y)."""
-
-    x: int
-    y: int
-    logits: Tensor
-
-
-class Upscaling:
-    """The way of low-res logits to the original image.
-
-    low: (h, w) of the logits. side: of the model's square input. input_size: of the resized image within it.
-    size: of the original image. All bilinear without aligned corners, as the reference does in two steps.
-    Each step is linear and separable, so both together are one matrix per axis, which also can be evaluated
-    in part.
-    """
-
-    def __init__(
-        self,
-        low: tuple[int, int],
-        side: int,
-        input_size: tuple[int, int],
-        size: tuple[int, int],
-        device: torch.device,
-    ) -> None:
-        self.size = size
-        self._rows = _Axis(low[0], side, input_size[0], size[0], device)
-        self._columns = _Axis(low[1], side, input_size[1], size[1], device)
-
-    def __call__(self, logits: Tensor) -> Tensor:
-        """(..., h, w) low-res logits to (..., H, W) float32."""
-        return self._rows.matrix @ logits.float() @ self._columns.matrix.T
-
-    def regions(self, logits: Tensor, above: float) -> Iterator[Region]:
-        """For each of the (N, h, w) low-res logits the part of the image outside which none exceeds `above`.
-
-        Interpolated values lie between their neighbours, so the low-res cells above the value bound it. The
-        part is empty, (0, 0), when there are no such cells.
-        """
-        logits = logits.float()
-        hot = logits > above
-        for low, any_hot, (x0, y0, x1, y1) in zip(
-            logits, hot.flatten(1).any(1).tolist(), mask_to_box(hot).tolist(), strict=True
-        ):
-            rows, columns = self._rows.part(y0, y1), self._columns.part(x0, x1)
-            if not any_hot or rows is None or columns is None:
-                yield Region(0, 0, low.new_zeros(0, 0))
-                continue
-            part = low[rows.low, columns.low]
-            part = self._rows.matrix[rows.full, rows.low] @ part
-            part = part @ self._columns.matrix[columns.full, columns.low].T
-            yield Region(columns.full.start, rows.full.start, part)
-
-
-class _Part(NamedTuple):
-    full: slice  # outputs
-    low: slice  # low-res cells they are made of
-
-
-class _Axis:
-    """One axis of `Upscaling`: matrix (size, low) float32, a row of interpolation weights per output."""
-
-    def __init__(self, low: int, side: int, kept: int, size: int, device: torch.device) -> None:
-        units = torch.eye(low)[None]  # interpolating unit vectors yields the very weights that torch uses
-        in_model = F.interpolate(units, size=side, mode="linear", align_corners=False)[..., :kept]
-        matrix = F.interpolate(in_model, size=size, mode="linear", align_corners=False)[0].T.contiguous()
-        self.matrix = matrix.to(device)
-        used = matrix.numpy() > 0
-        self._first_low, self._stop_low = used.argmax(1), low - used[:, ::-1].argmax(1)
-        # Cells in the padding, or skipped when shrinking, have no outputs: their neighbours' bounds hold.
-        first = np.where(used.any(0), used.argmax(0), size)
-        stop = np.where(used.any(0), size - used[::-1].argmax(0), 0)
-        self._first = np.minimum.accumulate(first[::-1])[::-1]
-        self._stop = np.maximum.accumulate(stop)
-
-    def part(self, first: int, last: int) -> _Part | None:
-        """The outputs that the low-res cells first..last have a share in, None when there are none."""
-        start, stop = int(self._first[first]), int(self._stop[last])
-        if start >= stop:
-            return None
-        return _Part(slice(start, stop), slice(int(self._first_low[start]), int(self._stop_low[stop - 1])))
-
-
 class Predictor:
     """A Sam ready for use. Holds no image: `embed` makes an `Embedding`, `predict` takes it.
 
@@ -212,11 +134,13 @@ class Predictor:
         self.spec = spec
         self.weights_sha256 = weights_sha256
         self.sam = _moved(sam.eval(), self.device, dtype)
-        prompts = sam.prompt_encoder
-        cells = prompts.image_embedding_size[0] * prompts.image_embedding_size[1]
+        self._grid = sam.prompt_encoder.image_embedding_size
         budget = _CPU_ACTIVATIONS if self.device.type == "cpu" else _GPU_ACTIVATIONS
-        self.prompts_per_call = max(4, budget // (cells * prompts.embed_dim))
+        self.prompts_per_call = max(
+            4, budget // (self._grid[0] * self._grid[1] * sam.prompt_encoder.embed_dim)
+        )
         self.images_per_call = 8
+        self._last_seen: tuple[weakref.ref[Embedding], TokenView] | None = None
         self.stability_offset = float(spec.automask.get("stability_score_offset", STABILITY_OFFSET))
 
     def embed(self, image: NDArray[np.uint8], *, image_sha256: str | None = None) -> Embedding:
@@ -295,13 +219,24 @@ class Predictor:
             layout = (len(prompt.points), prompt.box is not None, prompt.mask is not None, many)
             layouts.setdefault(layout, []).append(index)
         upscaling = self.upscaling(embedding)
-        decoded: dict[int, tuple[Tensor, Tensor]] = {}
+        decoded: dict[int, tuple[Tensor, Tensor, NDArray[np.float32]]] = {}
         for (_, _, _, many), members in layouts.items():
             coords, labels, masks = self._tokens([prompts[i] for i in members])
             logits, iou = self.decode(embedding, coords, labels, masks, multimask=many)
-            decoded.update(zip(members, zip(logits, iou, strict=True), strict=True))
+            stability = upscaling.measure(logits, MASK_THRESHOLD, self.stability_offset).stability
+            answers = logits.unflatten(0, iou.shape), iou, stability.reshape(iou.shape)
+            decoded.update(zip(members, zip(*answers, strict=True), strict=True))
         for index, prompt in enumerate(prompts):
-            yield _finish(prompt, *decoded[index], upscaling, self.stability_offset)
+            logits, iou, stability = decoded.pop(index)
+            order = iou.argsort(descending=True, stable=True)
+            logits, best = logits[order], order.cpu().numpy()
+            yield Prediction(
+                np.stack(list(upscaling.masks(logits, MASK_THRESHOLD))),
+                iou.cpu().numpy()[best],
+                stability[best],
+                logits.cpu().numpy(),
+                tuple(prompt.points),
+            )
 
     @torch.inference_mode()
     def decode(
@@ -312,14 +247,16 @@ class Predictor:
         masks: NDArray[np.float32] | None = None,
         *,
         multimask: bool,
+        min_iou: float | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Decode N prompts of one layout, in groups of at most `prompts_per_call`.
 
         coords: (N, T, 2), (x, y) pixels of the original image. labels: (N, T) as in `models.prompt_encoder`.
-        masks: (N, h, w) low-res logits or None. Points without a box get their padding token here.
-        Returns low-res logits (N, M, h, w) and predicted IoU (N, M), float32 on the device, M = 3 with
-        multimask and 1 without. Raises SamcliError when the embedding is of another model or not even one
-        prompt fits the memory.
+        masks: (N, h, w) low-res logits or None. Points without a box get their padding token here. min_iou:
+        answers whose predicted IoU is not above it are not drawn; None draws all.
+        Returns the low-res logits (K, h, w) of the answers drawn, those of one prompt together and in order,
+        and predicted IoU (N, M) of all, float32 on the device, M = 3 with multimask and 1 without. Raises
+        SamcliError when the embedding is of another model or not even one prompt fits the memory.
         """
         if embedding.weights_sha256 != self.weights_sha256:
             raise SamcliError(
@@ -333,17 +270,45 @@ class Predictor:
             kinds = np.pad(kinds, ((0, 0), (0, 1)), constant_values=PADDING)
         where, what = torch.from_numpy(frame).to(self.device), torch.from_numpy(kinds).to(self.device)
         drawn = None if masks is None else torch.from_numpy(masks)[:, None].to(self.device)
-        features = ImageFeatures(embedding.features, embedding.high_res)
+        decoder = self.sam.mask_decoder
 
         def run(start: int, stop: int) -> tuple[Tensor, Tensor]:
             part = None if drawn is None else drawn[start:stop]
-            logits, iou = self.sam.decode(
-                features, where[start:stop], what[start:stop], part, multimask=multimask
-            )
-            return logits.float(), iou.float()
+            sparse, dense = self.sam.prompt_encoder(where[start:stop], what[start:stop], part)
+            image = self._view(embedding, dense, sparse.shape[1], given=part is not None)
+            answers = decoder.answer(image, sparse, multimask=multimask)
+            every = torch.ones_like(answers.iou, dtype=torch.bool)
+            good = every if min_iou is None else answers.iou > min_iou
+            rows = good.any(1).nonzero()[:, 0].tolist()
+            logits = decoder.draw(answers, rows, self._grid, embedding.high_res)
+            return logits[good[rows]].float(), answers.iou.float()
 
         groups, self.prompts_per_call = _in_groups(run, len(where), self.prompts_per_call, "prompts")
         return torch.cat([logits for logits, _ in groups]), torch.cat([iou for _, iou in groups])
+
+    def _view(self, embedding: Embedding, dense: Tensor, tokens: int, *, given: bool) -> TokenView:
+        """The image as the prompts see it first. dense: what their masks add, `given` or none. tokens: of
+        a prompt.
+        """
+        shared = self._shared
+        if shared is None or given or not shared.pays(tokens):
+            return self.sam.mask_decoder.see(embedding.features, dense, self._positions)
+        last = self._last_seen
+        if last is None or last[0]() is not embedding:
+            self._last_seen = last = weakref.ref(embedding), shared.see(embedding.features + dense)
+        return last[1]
+
+    @cached_property
+    def _positions(self) -> Tensor:
+        """The positional encoding of the embedding's cells, (1, C, h, w)."""
+        return self.sam.prompt_encoder.get_dense_pe().to(self.dtype)
+
+    @cached_property
+    def _shared(self) -> SharedDecoder | None:
+        """The decoder for prompts that leave the image's cells as they are; None if this model's do not."""
+        if self.sam.prompt_encoder.dense_by_prompt:
+            return None
+        return SharedDecoder(self.sam.mask_decoder, self._positions)
 
     def upscaling(self, embedding: Embedding) -> Upscaling:
         """The way of this embedding's low-res logits to its image, for many masks of one image."""
@@ -359,7 +324,7 @@ class Predictor:
     @property
     def low_res_size(self) -> tuple[int, int]:
         """(h, w) of low-res logits and of mask prompts: four times the embedding's."""
-        h, w = self.sam.prompt_encoder.image_embedding_size
+        h, w = self._grid
         return 4 * h, 4 * w
 
     def mask_prompt(self, of: Embedding | tuple[int, int], mask: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -560,26 +525,17 @@ def _pixels(shape: Sequence[int]) -> str:
 
 
 def _moved(sam: Sam, device: torch.device, dtype: torch.dtype) -> Sam:
-    """Move and cast, except what colours and positions are computed with: in 16 bits they would blur."""
+    """Move and cast, except what colours, positions and predicted IoU are computed with: 16 bits would blur
+    them, and filters and duplicates depend on the third digit of a predicted IoU.
+    """
     encoding = sam.prompt_encoder.pe_layer
     mean, std, matrix = sam.pixel_mean, sam.pixel_std, encoding.positional_encoding_gaussian_matrix
+    head = copy.deepcopy(sam.mask_decoder.iou_prediction_head)
     sam.to(device=device, dtype=dtype)
     sam.pixel_mean, sam.pixel_std = mean.to(device), std.to(device)
     encoding.positional_encoding_gaussian_matrix = matrix.to(device)
+    sam.mask_decoder.iou_prediction_head = head.to(device)
     return sam
-
-
-def _finish(prompt: Prompt, logits: Tensor, iou: Tensor, upscaling: Upscaling, offset: float) -> Prediction:
-    """Masks of one prompt from its low-res logits (M, h, w) and predicted IoU (M,)."""
-    order = iou.argsort(descending=True, stable=True)
-    logits, iou = logits[order], iou[order]
-    masks = np.zeros((len(logits), *upscaling.size), dtype=bool)
-    stability = np.zeros(len(logits), dtype=np.float32)
-    for i, (x, y, part) in enumerate(upscaling.regions(logits, MASK_THRESHOLD - offset)):
-        h, w = part.shape
-        masks[i, y : y + h, x : x + w] = (part > MASK_THRESHOLD).cpu().numpy()
-        stability[i] = float(stability_score(part, MASK_THRESHOLD, offset))
-    return Prediction(masks, iou.cpu().numpy(), stability, logits.cpu().numpy(), tuple(prompt.points))
 
 
 def _in_groups(run: Callable[[int, int], T], count: int, size: int, what: str) -> tuple[list[T], int]:

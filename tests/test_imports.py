@@ -19,6 +19,7 @@ CHAIN = (
     {"cli"},
     {"annotate", "automask", "batch", "cutout", "dataset", "train", "evaluate", "export", "review"},
     {"predictor", "ground"},
+    {"upscale"},
     {"weights"},
     {"models"},
     {"geometry", "masks"},

@@ -7,9 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -18,7 +15,7 @@ from samcli import predictor as predictor_module
 from samcli.errors import SamcliError, SamcliNote
 from samcli.masks import decode_rle
 from samcli.models.small import build_tiny
-from samcli.predictor import Predictor, Upscaling, find_device, load, load_embedding, save_embedding
+from samcli.predictor import Predictor, find_device, load, load_embedding, save_embedding
 from samcli.records import Box, Prompt
 from samcli.weights import MODELS
 
@@ -51,51 +48,6 @@ def image():
 @pytest.fixture
 def embedding(predictor, image):
     return predictor.embed(image)
-
-
-def the_reference_way(logits, side, input_size, size):
-    """Two interpolations with the padding cut off between them."""
-    big = F.interpolate(logits[None], (side, side), mode="bilinear", align_corners=False)
-    big = big[..., : input_size[0], : input_size[1]]
-    return F.interpolate(big, size, mode="bilinear", align_corners=False)[0]
-
-
-FRAMES = [  # low, side, input_size, size
-    (256, 1024, (683, 1024), (1000, 1500)),
-    (256, 1024, (1024, 683), (301, 201)),
-    (80, 320, (213, 320), (97, 146)),
-    (80, 320, (320, 320), (1, 1)),
-    (80, 320, (1, 320), (3, 2000)),
-    (16, 64, (41, 64), (48, 75)),
-]
-
-
-@pytest.mark.parametrize(("low", "side", "input_size", "size"), FRAMES)
-def test_upscaling_is_the_two_interpolations_in_one(low, side, input_size, size):
-    logits = torch.randn(2, low, low, generator=torch.Generator().manual_seed(0)) * 10
-    expected = the_reference_way(logits, side, input_size, size)
-    upscaling = Upscaling((low, low), side, input_size, size, torch.device("cpu"))
-    error = (upscaling(logits) - expected).abs().max() / expected.abs().max()
-    assert error <= 1e-6
-
-
-@settings(deadline=None)
-@given(st.integers(0, 2**32 - 1), st.sampled_from(FRAMES[2:]))
-def test_outside_of_a_region_no_logit_exceeds_the_bound(seed, frame):
-    low, side, input_size, size = frame
-    rng = np.random.default_rng(seed)
-    logits = torch.full((3, low, low), -9.0)
-    for one in logits[:2]:  # a few cells, in the image or its padding; and none in the last
-        for y, x in rng.integers(0, low, (rng.integers(1, 4), 2)):
-            one[y, x] = rng.uniform(-4, 9)
-    upscaling = Upscaling((low, low), side, input_size, size, torch.device("cpu"))
-    full = upscaling(logits)
-    for whole, (x, y, part) in zip(full, upscaling.regions(logits, -1.0), strict=True):
-        h, w = part.shape
-        torch.testing.assert_close(part, whole[y : y + h, x : x + w], atol=1e-5, rtol=0)
-        rest = whole.clone()
-        rest[y : y + h, x : x + w] = -9
-        assert (rest <= -1 + 1e-5).all()
 
 
 def test_the_model_input_is_resized_normalised_then_padded(predictor, image):

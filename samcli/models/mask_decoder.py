@@ -5,13 +5,16 @@ appendix A).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from samcli.models.transformer import TwoWayTransformer, add_shared
+from samcli.models.transformer import CellImage, Rows, TokenView, TwoWayTransformer, add_shared
+
+CPU_CELLS = 1024  # upscaled at once: with 256 channels 1 MiB, and four times as much after
 
 
 class LayerNorm2d(nn.Module):
@@ -103,27 +106,120 @@ class MaskDecoder(nn.Module):
         empty. multimask: True for tokens 1-3, False for token 0, None for all four. Returns logits (N, M,
         4h, 4w) and predicted IoU (N, M), M = 3, 1 or 4.
         """
-        h, w = image_embedding.shape[-2:]
-        outputs = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
-        tokens = torch.cat([outputs.expand(len(prompts), -1, -1), prompts], 1)
+        image = self.see(image_embedding, dense, image_pe)
+        answers = self.answer(image, prompts, multimask=multimask)
+        size = (image_embedding.shape[-2], image_embedding.shape[-1])
+        return self.draw(answers, range(len(prompts)), size, high_res), answers.iou
+
+    def see(self, image_embedding: Tensor, dense: Tensor, image_pe: Tensor) -> CellImage:
+        """The image as prompts see it first: embedding (B, C, h, w) and dense (1 or N, C, h, w) together."""
         shared = len(dense) == 1
         image = image_embedding + dense if shared else add_shared(image_embedding, dense)
-        tokens, image = self.transformer(image, image_pe, tokens)
-        image = image.transpose(1, 2).unflatten(-1, (h, w))
-        image = self._upscale(image, high_res)
+        return CellImage(image.flatten(2).transpose(1, 2), image_pe.flatten(2).transpose(1, 2))
 
+    def answer(self, image: TokenView, prompts: Tensor, *, multimask: bool | None) -> Answers:
+        """What N prompts (N, T, C) find; `draw` makes masks of it."""
+        outputs = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
+        tokens = torch.cat([outputs.expand(len(prompts), -1, -1), prompts], 1)
+        tokens, image = self.transformer(image, tokens)
         wanted = {True: range(1, 4), False: range(1), None: range(4)}[multimask]
         kernels = torch.stack([self.output_hypernetworks_mlps[i](tokens[:, 1 + i]) for i in wanted], 1)
-        logits = (kernels @ image.flatten(2)).unflatten(-1, image.shape[-2:])
-        iou = self.iou_prediction_head(tokens[:, 0])[:, wanted.start : wanted.stop]
-        return logits, iou
+        head = self.iou_prediction_head  # may compute in a finer dtype than the rest
+        iou = head(tokens[:, 0].to(head.layers[0].weight.dtype))[:, wanted.start : wanted.stop]
+        return Answers(iou, kernels, image)
 
-    def _upscale(self, image: Tensor, high_res: Sequence[Tensor]) -> Tensor:
-        if not high_res:
-            out: Tensor = self.output_upscaling(image)
-            return out
-        up1, norm, act1, up2, act2 = self.output_upscaling
-        coarse, fine = high_res
-        image = act1(norm(add_shared(self.conv_s1(coarse), up1(image))))
-        activated: Tensor = act2(add_shared(self.conv_s0(fine), up2(image)))
-        return activated
+    def draw(
+        self, answers: Answers, prompts: Sequence[int], size: tuple[int, int], high_res: Sequence[Tensor] = ()
+    ) -> Tensor:
+        """Logits (P, M, 4h, 4w) of P of the prompts, in order. size: (h, w) of the image embedding."""
+        height, width = size
+        cells = height * width
+        layers = (self.conv_s1, self.conv_s0) if high_res else ()
+        finer = [_by_cell(layer(map_), size) for layer, map_ in zip(layers, high_res, strict=True)]
+        # On a CPU so much at once as its caches hold; what gradients need is kept anyway.
+        on_cpu = answers.kernels.device.type == "cpu" and not torch.is_grad_enabled()
+        budget = CPU_CELLS if on_cpu else len(prompts) * cells
+        together, step = max(1, budget // cells), min(cells, max(1, budget))
+        drawn = []
+        for i in range(0, len(prompts), together):
+            rows = _index(prompts[i : i + together])
+            kernels = answers.kernels[rows]
+            own = [_of_images(map_, rows, len(answers.kernels)) for map_ in finer]
+            parts = []
+            for start in range(0, cells, step):
+                where = slice(start, start + step)
+                image = self._upscale(answers.image, rows, where, [map_[:, where] for map_ in own])
+                parts.append(kernels @ image.transpose(1, 2))
+            logits = torch.cat(parts, 2) if len(parts) > 1 else parts[0]
+            logits = logits.unflatten(2, (height, width, 2, 2, 2, 2))  # cells, their quarters, those quarters
+            drawn.append(logits.permute(0, 1, 2, 4, 6, 3, 5, 7).reshape(*kernels.shape[:2], 4 * height, -1))
+        return torch.cat(drawn) if drawn else answers.kernels.new_zeros(0, 0, 4 * height, 4 * width)
+
+    def _upscale(self, image: TokenView, prompts: Rows, cells: slice, finer: Sequence[Tensor]) -> Tensor:
+        """Sixteen vectors for each of some cells, as some prompts see them: (P, cells * 16, c).
+
+        The transposed convolutions have kernels of 2 and strides of 2, so cells do not mix: each is a matrix
+        product. finer: (1 or P, cells, 4 * C8) and (1 or P, cells, 16 * C4), or empty.
+        """
+        first, norm, second = self.upscaling_layers()
+        x = image.project(*first, prompts, cells)
+        if finer:
+            x = x + finer[0]
+        x = x.unflatten(-1, (4, -1))
+        x = F.gelu(F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps))
+        x = F.linear(x, *second).flatten(2)
+        if finer:
+            x = x + finer[1]
+        upscaled: Tensor = F.gelu(x).unflatten(-1, (16, -1)).flatten(1, 2)
+        return upscaled
+
+    def upscaling_layers(self) -> tuple[tuple[Tensor, Tensor], LayerNorm2d, tuple[Tensor, Tensor]]:
+        """The transposed convolutions, as weights (4 * out, in) and biases (4 * out) that make a cell's four
+        quarters, row by row; and the norm between them.
+        """
+        up1, norm, _, up2, _ = self.output_upscaling
+        assert isinstance(norm, LayerNorm2d)
+        return _as_linear(up1), norm, _as_linear(up2)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What N prompts found. iou: (N, M) predicted IoU. kernels: (N, M, c) weights that make logits of the
+    image's upscaled cells. image: as the prompts see it.
+    """
+
+    iou: Tensor
+    kernels: Tensor
+    image: TokenView
+
+
+def _as_linear(layer: nn.Module) -> tuple[Tensor, Tensor]:
+    assert isinstance(layer, nn.ConvTranspose2d)
+    assert layer.bias is not None
+    return layer.weight.permute(2, 3, 1, 0).flatten(0, 2), layer.bias.repeat(4)
+
+
+def _by_cell(map_: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, c, f * h, f * w), f = 2 or 4, to (B, h * w, f * f * c) as the upscaling has it: a cell's quarters,
+    and theirs, row by row.
+    """
+    batch, channels = map_.shape[:2]
+    halvings = (map_.shape[-1] // size[1]).bit_length() - 1
+    twos = [2] * halvings
+    x = map_.reshape(batch, channels, size[0], *twos, size[1], *twos)
+    rows, columns = range(3, 3 + halvings), range(4 + halvings, 4 + 2 * halvings)
+    order = [0, 2, 3 + halvings, *(axis for pair in zip(rows, columns, strict=True) for axis in pair), 1]
+    return x.permute(order).flatten(3).flatten(1, 2)
+
+
+def _index(rows: Sequence[int]) -> Rows:
+    """Neighbouring rows as a slice, which copies nothing."""
+    first, last = rows[0], rows[-1]
+    return slice(first, last + 1) if list(rows) == list(range(first, last + 1)) else list(rows)
+
+
+def _of_images(map_: Tensor, rows: Rows, prompts: int) -> Tensor:
+    """From maps (B, ...) of images those of some of the prompts, grouped by image; (1, ...) if B is 1."""
+    if len(map_) == 1:
+        return map_
+    return map_.repeat_interleave(prompts // len(map_), 0)[rows]

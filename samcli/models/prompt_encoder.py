@@ -43,7 +43,11 @@ class PromptEncoder(nn.Module):
     """Points carry a label; a box is its two corners as points labelled 2 and 3.
 
     Labels: -1 padding (position zeroed), 0 background, 1 foreground, 2 top-left and 3 bottom-right corner.
+
+    dense_by_prompt: whether the dense embedding depends on points and boxes too.
     """
+
+    dense_by_prompt = False
 
     def __init__(
         self,

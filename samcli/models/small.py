@@ -140,6 +140,7 @@ class DrawnPromptEncoder(PromptEncoder):
     4.
     """
 
+    dense_by_prompt = True
     maps = 5  # logits, whether there are any, foreground, background, box
     spread = 6.0  # pixels of the model frame; standard deviation of a drawn point
 

@@ -1,16 +1,25 @@
-"""The two-way transformer between prompt tokens and image (SAM, section 3 "Mask decoder" and appendix A)."""
+"""The two-way transformer between prompt tokens and image (SAM, section 3 "Mask decoder" and appendix A).
+
+Tokens are few and image cells many. So wherever a projection of the image would only meet the tokens, the
+tokens are multiplied by its weights instead: q . (W x) is (W^T q) . x. The results are the same but for
+rounding.
+"""
 
 from __future__ import annotations
 
+from typing import Protocol, TypeAlias, cast
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+Rows: TypeAlias = slice | list[int]
+
 
 class Attention(nn.Module):
-    """Multi-head attention whose inner width may be smaller than the tokens' width.
+    """The weights of a multi-head attention whose inner width I may be smaller than the tokens' width C.
 
-    Either side may be shared: q of batch B against k and v of batch N = B * P, or the other way round, where
-    the N prompts are grouped by image. The shared side is projected once and never repeated.
+    Called, it attends among tokens; between tokens and image the `TokenView` of the image does it.
     """
 
     def __init__(self, embedding_dim: int, num_heads: int, downsample_rate: int = 1) -> None:
@@ -24,32 +33,24 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(embedding_dim, inner)
         self.out_proj = nn.Linear(inner, embedding_dim)
 
-    def _heads(self, x: Tensor) -> Tensor:
+    def heads(self, x: Tensor) -> Tensor:
+        """(..., T, I) to (..., H, T, d), d = I / H."""
         heads: Tensor = x.unflatten(-1, (self.num_heads, -1))
-        return heads.transpose(1, 2)
+        return heads.transpose(-3, -2)
+
+    def answers(self, tokens: Tensor) -> Tensor:
+        """Tokens (N, T, C) as values, each head through its part of the output projection but without its
+        bias: (N, H * T, C). Weights over them give the attention's output.
+        """
+        per_head = self.out_proj.weight.unflatten(1, (self.num_heads, -1)).permute(1, 2, 0)  # (H, d, C)
+        answers: Tensor = (self.heads(self.v_proj(tokens)) @ per_head).flatten(1, 2)
+        return answers
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """q: (Bq, Tq, C); k, v: (Bk, Tk, C). Returns (max(Bq, Bk), Tq, C)."""
-        q, k, v = self.q_proj(q), self.k_proj(k), self.v_proj(v)
-        many, shared = max(len(q), len(k)), min(len(q), len(k))
-        group = many // shared
-        if len(q) == len(k):
-            out = F.scaled_dot_product_attention(self._heads(q), self._heads(k), self._heads(v))
-            out = out.transpose(1, 2).flatten(-2)
-        elif len(k) == shared:  # the queries of all prompts of an image stand in one row
-            tokens = q.shape[1]
-            q = q.reshape(shared, group * tokens, -1)
-            out = F.scaled_dot_product_attention(self._heads(q), self._heads(k), self._heads(v))
-            out = out.transpose(1, 2).flatten(-2).reshape(many, tokens, -1)
-        else:  # shared queries: one product against the keys of all prompts, softmax within each prompt
-            tokens = k.shape[1]
-            keys = self._heads(k.reshape(shared, group * tokens, -1))
-            scores = (self._heads(q) @ keys.transpose(-1, -2)) * keys.shape[-1] ** -0.5
-            weights = scores.unflatten(-1, (group, tokens)).softmax(-1)  # (B, heads, Tq, P, Tk)
-            values = self._heads(v).unflatten(0, (shared, group)).transpose(1, 2)  # (B, heads, P, Tk, d)
-            out = weights.transpose(2, 3) @ values  # (B, heads, P, Tq, d)
-            out = out.permute(0, 2, 3, 1, 4).flatten(-2).flatten(0, 1)
-        result: Tensor = self.out_proj(out)
+        """q: (N, Tq, C); k, v: (N, Tk, C). Returns (N, Tq, C)."""
+        q, k, v = self.heads(self.q_proj(q)), self.heads(self.k_proj(k)), self.heads(self.v_proj(v))
+        out = F.scaled_dot_product_attention(q, k, v)
+        result: Tensor = self.out_proj(out.transpose(1, 2).flatten(-2))
         return result
 
 
@@ -84,24 +85,17 @@ class TwoWayAttentionBlock(nn.Module):
         self.cross_attn_image_to_token = Attention(embedding_dim, num_heads, downsample_rate)
         self.first = first
 
-    def forward(
-        self, tokens: Tensor, image: Tensor, token_pe: Tensor, image_pe: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """tokens, token_pe: (N, T, C); image: (B or N, HW, C); image_pe: (1, HW, C). Returns tokens and
-        image, both N.
-        """
+    def forward(self, tokens: Tensor, image: TokenView, token_pe: Tensor) -> tuple[Tensor, TokenView]:
+        """tokens, token_pe: (N, T, C). Returns the tokens and the image as it is after this block."""
         if self.first:
             tokens = self.self_attn(tokens, tokens, tokens)
         else:
             q = tokens + token_pe
             tokens = tokens + self.self_attn(q, q, tokens)
         tokens = self.norm1(tokens)
-        image_keys = image + image_pe
-        tokens = self.norm2(tokens + self.cross_attn_token_to_image(tokens + token_pe, image_keys, image))
+        tokens = self.norm2(tokens + image.read(self.cross_attn_token_to_image, tokens + token_pe))
         tokens = self.norm3(tokens + self.mlp(tokens))
-        update = self.cross_attn_image_to_token(image_keys, tokens + token_pe, tokens)
-        image = self.norm4(add_shared(image, update))
-        return tokens, image
+        return tokens, image.written(self, tokens + token_pe, tokens)
 
 
 class TwoWayTransformer(nn.Module):
@@ -118,17 +112,100 @@ class TwoWayTransformer(nn.Module):
         self.final_attn_token_to_image = Attention(embedding_dim, num_heads, attention_downsample_rate)
         self.norm_final_attn = nn.LayerNorm(embedding_dim)
 
-    def forward(self, image: Tensor, image_pe: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """image: (B or N, C, h, w); image_pe: (1, C, h, w); tokens: (N, T, C).
+    @property
+    def blocks(self) -> list[TwoWayAttentionBlock]:
+        """The layers, by their type."""
+        return cast("list[TwoWayAttentionBlock]", list(self.layers))
 
-        Returns tokens (N, T, C) and the image (N, h * w, C) as each prompt sees it.
-        """
-        image, image_pe = image.flatten(2).transpose(1, 2), image_pe.flatten(2).transpose(1, 2)
+    def forward(self, image: TokenView, tokens: Tensor) -> tuple[Tensor, TokenView]:
+        """tokens: (N, T, C). Returns them and the image as each of the N prompts sees it at the end."""
         token_pe = tokens
-        for layer in self.layers:
-            tokens, image = layer(tokens, image, token_pe, image_pe)
-        update = self.final_attn_token_to_image(tokens + token_pe, image + image_pe, image)
+        for block in self.blocks:
+            tokens, image = block(tokens, image, token_pe)
+        update = image.read(self.final_attn_token_to_image, tokens + token_pe)
         return self.norm_final_attn(tokens + update), image
+
+
+class TokenView(Protocol):
+    """An image in the two-way transformer: HW cells of C channels, in the end others for each of N prompts.
+
+    `CellImage` holds the cells themselves, `lowrank.LowRankImage` what the prompts add to a shared image.
+    """
+
+    def read(self, attention: Attention, tokens: Tensor) -> Tensor:
+        """Token-to-image attention: tokens (N, T, C) ask, cells answer. Returns (N, T, C)."""
+
+    def written(self, block: TwoWayAttentionBlock, keys: Tensor, values: Tensor) -> TokenView:
+        """The image after the block's image-to-token attention (keys and values (N, T, C)) and norm."""
+
+    def project(self, weight: Tensor, bias: Tensor, prompts: Rows, cells: slice) -> Tensor:
+        """Some cells as some prompts see them in the end, through a linear layer (out, C). Returns (prompts,
+        cells, out).
+        """
+
+
+class CellImage:
+    """A `TokenView` that holds the cells: (B or N, HW, C), the N prompts grouped by the B images.
+
+    position: (1, HW, C), the cells' positional encoding.
+    """
+
+    def __init__(self, cells: Tensor, position: Tensor) -> None:
+        self._cells = cells
+        self._position = position
+
+    def read(self, attention: Attention, tokens: Tensor) -> Tensor:
+        queries = attention.heads(attention.q_proj(tokens))
+        weights = self._scores(queries, attention.k_proj).softmax(-1)
+        layer = attention.v_proj
+        if len(self._cells) < len(tokens):
+            out = values_by(weights, attention.heads(layer(self._cells)))
+        else:
+            cells = (weights.flatten(1, 2) @ self._cells).unflatten(1, queries.shape[1:3])  # (N, H, T, C)
+            per_head = layer.weight.unflatten(0, (attention.num_heads, -1))
+            out = cells @ per_head.transpose(1, 2) + attention.heads(layer.bias[None])
+        result: Tensor = attention.out_proj(out.transpose(1, 2).flatten(2))
+        return result
+
+    def written(self, block: TwoWayAttentionBlock, keys: Tensor, values: Tensor) -> CellImage:
+        attention = block.cross_attn_image_to_token
+        asked = attention.heads(attention.k_proj(keys))
+        weights = self._scores(asked, attention.q_proj).softmax(2).flatten(1, 2)  # (N, H * T, HW)
+        update = torch.baddbmm(attention.out_proj.bias, weights.transpose(1, 2), attention.answers(values))
+        return CellImage(block.norm4(add_shared(self._cells, update)), self._position)
+
+    def project(self, weight: Tensor, bias: Tensor, prompts: Rows, cells: slice) -> Tensor:
+        return F.linear(self._cells[prompts][:, cells], weight, bias)
+
+    def _scores(self, tokens: Tensor, layer: nn.Linear) -> Tensor:
+        """Scaled products of tokens (N, H, T, d) with the cells, which the layer projects to (..., H * d).
+        Returns (N, H, T, HW).
+        """
+        count, heads, _, width = tokens.shape
+        tokens = tokens * width**-0.5
+        if len(self._cells) < count or count == 1:
+            return scores_with(tokens, layer(self._cells + self._position))
+        place = scores_with(tokens, layer(self._position))
+        per_cell = (tokens @ layer.weight.unflatten(0, (heads, -1))).flatten(1, 2)  # (N, H * T, C)
+        return torch.baddbmm(place.flatten(1, 2), per_cell, self._cells.transpose(1, 2)).view_as(place)
+
+
+def scores_with(tokens: Tensor, keys: Tensor) -> Tensor:
+    """Products of tokens (N, H, T, d) with the keys (B, HW, H * d) of their images. Returns (N, H, T, HW)."""
+    heads, each, width = tokens.shape[1:]
+    images = len(keys)
+    rows = tokens.unflatten(0, (images, -1)).transpose(1, 2).flatten(2, 3)  # (B, H, G * T, d)
+    columns = keys.unflatten(-1, (heads, width)).permute(0, 2, 3, 1)  # (B, H, d, HW)
+    scores: Tensor = (rows @ columns).unflatten(2, (-1, each)).transpose(1, 2).flatten(0, 1)
+    return scores
+
+
+def values_by(weights: Tensor, values: Tensor) -> Tensor:
+    """Sums of their image's values (B, H, HW, d) by weights (N, H, T, HW). Returns (N, H, T, d)."""
+    each = weights.shape[2]
+    rows = weights.unflatten(0, (len(values), -1)).transpose(1, 2).flatten(2, 3)
+    sums: Tensor = (rows @ values).unflatten(2, (-1, each)).transpose(1, 2).flatten(0, 1)
+    return sums
 
 
 def add_shared(shared: Tensor, each: Tensor) -> Tensor:

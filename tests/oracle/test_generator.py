@@ -15,14 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from reference import Reference
 from torch import Tensor
 
 from samcli.automask import AutomaskConfig, generate
-from samcli.geometry import resized_size
+from samcli.geometry import resized_size, to_model_frame
 from samcli.masks import decode_rle
-from samcli.models.sam import ImageFeatures
 from samcli.models.small import build_tiny
 from samcli.predictor import Embedding, Predictor
 from samcli.weights import MODELS
@@ -100,16 +99,24 @@ class WorldPredictor(Predictor):
 
     def __init__(self, world: World) -> None:
         super().__init__(build_tiny(SIDE), MODELS["vit_b"], "of the world")
-        self.sam.decode = self._answer  # type: ignore[method-assign]
         self.world = world
 
-    def _answer(
-        self, features: ImageFeatures, coords: Tensor, labels: Tensor, masks: None, *, multimask: bool | None
+    def decode(
+        self,
+        embedding: Embedding,
+        coords: ArrayLike,
+        labels: ArrayLike,
+        masks: None = None,
+        *,
+        multimask: bool,
+        min_iou: float | None = None,
     ) -> tuple[Tensor, Tensor]:
         assert multimask
         assert masks is None
-        assert labels.tolist() == [[1, -1]] * len(labels)
-        return self.world.answer(features.embedding, coords[:, :1])
+        assert np.array_equal(labels, np.ones((len(np.asarray(coords)), 1)))
+        frame = torch.from_numpy(to_model_frame(coords, embedding.original_size, SIDE))
+        logits, iou = self.world.answer(embedding.features, frame)
+        return logits[iou > (-np.inf if min_iou is None else min_iou)], iou
 
     def embed(self, image: NDArray[np.uint8], *, image_sha256: str | None = None) -> Embedding:
         size = image.shape[:2]
