@@ -270,21 +270,33 @@ class Predictor:
             kinds = np.pad(kinds, ((0, 0), (0, 1)), constant_values=PADDING)
         where, what = torch.from_numpy(frame).to(self.device), torch.from_numpy(kinds).to(self.device)
         drawn = None if masks is None else torch.from_numpy(masks)[:, None].to(self.device)
-        decoder = self.sam.mask_decoder
 
         def run(start: int, stop: int) -> tuple[Tensor, Tensor]:
             part = None if drawn is None else drawn[start:stop]
-            sparse, dense = self.sam.prompt_encoder(where[start:stop], what[start:stop], part)
-            image = self._view(embedding, dense, sparse.shape[1], given=part is not None)
-            answers = decoder.answer(image, sparse, multimask=multimask)
-            every = torch.ones_like(answers.iou, dtype=torch.bool)
-            good = every if min_iou is None else answers.iou > min_iou
-            rows = good.any(1).nonzero()[:, 0].tolist()
-            logits = decoder.draw(answers, rows, self._grid, embedding.high_res)
-            return logits[good[rows]].float(), answers.iou.float()
+            return self._answers(embedding, where[start:stop], what[start:stop], part, multimask, min_iou)
 
         groups, self.prompts_per_call = _in_groups(run, len(where), self.prompts_per_call, "prompts")
         return torch.cat([logits for logits, _ in groups]), torch.cat([iou for _, iou in groups])
+
+    def _answers(
+        self,
+        embedding: Embedding,
+        coords: Tensor,
+        labels: Tensor,
+        masks: Tensor | None,
+        multimask: bool,
+        min_iou: float | None,
+    ) -> tuple[Tensor, Tensor]:
+        """`decode` in the model frame, all prompts in one call. masks: (N, 1, h, w)."""
+        decoder = self.sam.mask_decoder
+        sparse, dense = self.sam.prompt_encoder(coords, labels, masks)
+        image = self._view(embedding, dense, sparse.shape[1], given=masks is not None)
+        answers = decoder.answer(image, sparse, multimask=multimask)
+        iou = answers.iou.float()
+        good = torch.ones_like(iou, dtype=torch.bool) if min_iou is None else iou > min_iou
+        rows = good.any(1).nonzero()[:, 0].tolist()
+        logits = decoder.draw(answers, rows, self._grid, embedding.high_res)
+        return logits[good[rows]].float(), iou
 
     def _view(self, embedding: Embedding, dense: Tensor, tokens: int, *, given: bool) -> TokenView:
         """The image as the prompts see it first. dense: what their masks add, `given` or none. tokens: of

@@ -26,20 +26,19 @@ class Stage:
 
     def __init__(self, answer, spec=SPEC):
         self.predictor = Predictor(build_tiny(SIDE), spec, "a" * 64)
-        self.predictor.sam.decode = self._decode
+        self.predictor.decode = self._decode
         self.embedded = []
         embed = self.predictor.embed
         self.predictor.embed = lambda image: self.embedded.append(image.shape[:2]) or embed(image)
         self.answer = answer
 
-    def _decode(self, features, coords, labels, masks, *, multimask):
+    def _decode(self, embedding, coords, labels, *, multimask, min_iou):
         height, width = self.embedded[-1]
-        scale = max(height, width) / SIDE
-        cell = (np.arange(LOW) + 0.5) * (SIDE / LOW) * scale
-        answers = [self.answer(cell, cell[:, None], *(point * scale)) for point in coords[:, 0].numpy()]
+        cell = (np.arange(LOW) + 0.5) * (SIDE / LOW) * max(height, width) / SIDE
+        answers = [self.answer(cell, cell[:, None], *point) for point in coords[:, 0]]
         logits = np.array([[np.broadcast_to(logits, (LOW, LOW)) for logits, _ in three] for three in answers])
-        iou = np.array([[iou for _, iou in three] for three in answers])
-        return torch.tensor(logits, dtype=torch.float32), torch.tensor(iou, dtype=torch.float32)
+        iou = torch.tensor([[iou for _, iou in three] for three in answers], dtype=torch.float32)
+        return torch.tensor(logits, dtype=torch.float32)[iou > min_iou], iou
 
     def generate(self, size=(64, 64), **config):
         return generate(self.predictor, np.zeros((*size, 3), np.uint8), AutomaskConfig(**config))

@@ -11,12 +11,12 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from samcli import predictor as predictor_module
 from samcli.errors import SamcliError, SamcliNote
 from samcli.masks import decode_rle
 from samcli.models.small import build_tiny
 from samcli.predictor import Predictor, find_device, load, load_embedding, save_embedding
 from samcli.records import Box, Prompt
+from samcli.upscale import Upscaling
 from samcli.weights import MODELS
 
 SIDE = 64  # pixels; a small square input, with 16 x 16 low-res logits
@@ -139,8 +139,8 @@ def test_prompts_of_all_kinds_together_are_answered_as_one_by_one(predictor, emb
 
 def test_prompts_of_one_layout_share_a_call(predictor, embedding):
     calls = []
-    decode = predictor.sam.decode
-    predictor.sam.decode = lambda *args, **kw: calls.append(args[2].tolist()) or decode(*args, **kw)
+    answers = predictor._answers
+    predictor._answers = lambda *args: calls.append(args[2].tolist()) or answers(*args)
     prompts = prompts_of_every_kind(predictor, embedding)
     predictor.predict(embedding, [*prompts[:5], prompts[7]])
     assert calls == [
@@ -154,8 +154,8 @@ def test_prompts_of_one_layout_share_a_call(predictor, embedding):
 def test_answers_come_one_by_one(predictor, embedding, monkeypatch):
     prompts = prompts_of_every_kind(predictor, embedding)
     made = []
-    finish = predictor_module._finish
-    monkeypatch.setattr(predictor_module, "_finish", lambda *args: made.append(1) or finish(*args))
+    masks = Upscaling.masks
+    monkeypatch.setattr(Upscaling, "masks", lambda *args: made.append(1) or masks(*args))
     answers = predictor.predict_each(embedding, prompts)
     assert made == []
     first = next(answers)
@@ -206,7 +206,7 @@ def test_no_prompts_no_answers(predictor, embedding):
 
 
 def test_a_mask_without_a_pixel(predictor, embedding):
-    predictor.sam.decode = lambda *_, **__: (torch.full((1, 3, 16, 16), -5.0), torch.ones(1, 3))
+    predictor._answers = lambda *_: (torch.full((3, 16, 16), -5.0), torch.ones(1, 3))
     answer = predictor.predict(embedding, Prompt(points=[(20, 10)]))
     assert not answer.masks.any()
     assert answer.stability_score.tolist() == [0, 0, 0]
@@ -298,7 +298,7 @@ def test_out_of_memory_halves_the_prompts_and_keeps_what_worked(predictor, embed
     prompts = [Prompt(points=[(5 * i, 4 * i)]) for i in range(11)]
     expected = predictor.predict(embedding, prompts)
     sizes = []
-    predictor.sam.decode = fails_above(3, predictor.sam.decode, error, sizes)
+    predictor._answers = fails_above(3, predictor._answers, error, sizes)
     predictor.prompts_per_call = 8
     with pytest.warns(SamcliNote) as notes:
         answers = predictor.predict(embedding, prompts)
@@ -324,7 +324,7 @@ def test_out_of_memory_halves_the_images(predictor, image):
 
 
 def test_a_single_prompt_that_does_not_fit_is_an_error(predictor, embedding):
-    predictor.sam.decode = fails_above(0, predictor.sam.decode, torch.OutOfMemoryError("out of memory"), [])
+    predictor._answers = fails_above(0, predictor._answers, torch.OutOfMemoryError("out of memory"), [])
     with pytest.raises(SamcliError) as error:
         predictor.predict(embedding, Prompt(points=[(1, 1)]))
     assert (
@@ -334,7 +334,7 @@ def test_a_single_prompt_that_does_not_fit_is_an_error(predictor, embedding):
 
 
 def test_other_errors_pass_through(predictor, embedding):
-    predictor.sam.decode = fails_above(0, predictor.sam.decode, RuntimeError("shapes do not match"), [])
+    predictor._answers = fails_above(0, predictor._answers, RuntimeError("shapes do not match"), [])
     with pytest.raises(RuntimeError, match="shapes do not match"):
         predictor.predict(embedding, Prompt(points=[(1, 1)]))
 

@@ -206,8 +206,8 @@ class LowRankImage:
         assert maps.upscaled is not None
         image = maps.upscaled[cells] * self.scale[prompts][:, cells, None]
         own = self.weights[prompts][:, :, cells].transpose(1, 2)
-        projected: Tensor = torch.baddbmm(image, own, self.basis[prompts] @ weight.T)
-        projected += bias + weight @ level.constant
+        added = bias + weight @ level.constant
+        projected: Tensor = torch.baddbmm(image, own, self.basis[prompts] @ weight.T).add_(added)
         return projected
 
     def _scores(self, tokens: Tensor, layer: nn.Linear, base: Tensor, place: Tensor) -> Tensor:
