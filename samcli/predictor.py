@@ -13,6 +13,7 @@ import hashlib
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -159,7 +160,9 @@ class Predictor:
             sizes.append(image.shape[:2])
 
         def encode(start: int, stop: int) -> list[ImageFeatures]:
-            pixels = torch.cat([self._model_input(image) for image in images[start:stop]])
+            with ThreadPoolExecutor() as pool:  # Pillow resizes outside of Python's lock
+                resized = list(pool.map(self._resized, images[start:stop]))
+            pixels = torch.cat([self._model_input(image) for image in resized])
             embedding, high_res = self.sam.encode_image(pixels)
             return [
                 ImageFeatures(embedding[i : i + 1], tuple(h[i : i + 1] for h in high_res))
@@ -363,11 +366,14 @@ class Predictor:
         logits: NDArray[np.float32] = MASK_PROMPT_LOGIT * (2 * share - 1)
         return logits
 
-    def _model_input(self, image: NDArray[np.uint8]) -> Tensor:
-        """(H, W, 3) uint8 to the padded input (1, 3, S, S) in the model's dtype."""
+    def _resized(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """(H, W, 3) uint8 with its long side brought to the model's."""
         height, width = resized_size((image.shape[0], image.shape[1]), self.sam.image_size)
-        resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
-        pixels = torch.from_numpy(np.array(resized)).to(self.device).permute(2, 0, 1)[None]
+        return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+
+    def _model_input(self, resized: NDArray[np.uint8]) -> Tensor:
+        """(h, w, 3) uint8 to the padded input (1, 3, S, S) in the model's dtype."""
+        pixels = torch.from_numpy(resized).to(self.device).permute(2, 0, 1)[None]
         return self.sam.preprocess(pixels.float()).to(self.dtype)
 
     def _tokens(

@@ -9,6 +9,7 @@ is asked needs no interpolation.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -53,8 +54,8 @@ class Upscaling:
         device: torch.device,
     ) -> None:
         self.size = size
-        self._rows = _Axis(low[0], side, input_size[0], size[0], device)
-        self._columns = _Axis(low[1], side, input_size[1], size[1], device)
+        self._rows = _axis(low[0], side, input_size[0], size[0], device)
+        self._columns = _axis(low[1], side, input_size[1], size[1], device)
         on_cpu = device.type == "cpu"
         self._tiles_at_once = _CPU_TILES if on_cpu else _GPU_TILES
         self._masks_at_once = _CPU_MASKS if on_cpu else _GPU_MASKS
@@ -72,13 +73,13 @@ class Upscaling:
         logits = logits.float()
         low, high = _bounds(logits, self._rows, self._columns)
         inside = low > threshold + offset
-        contour = (high > threshold - offset) & ~inside
+        contour = torch.nonzero((high > threshold - offset) & ~inside)
+        whole = torch.nonzero(inside)
         found = []
         for (_, tile_rows, tile_columns), part in _tiles(
             logits, contour, self._rows, self._columns, self._tiles_at_once
         ):
-            mask = part > threshold
-            rows, columns = mask.any(2).byte(), mask.any(1).byte()
+            rows, columns = ((part.amax(axis) > threshold).byte() for axis in (2, 1))
             y, x = self._rows.starts[tile_rows], self._columns.starts[tile_columns]
             box = [
                 x + columns.argmax(1),
@@ -86,13 +87,13 @@ class Upscaling:
                 x + TILE - 1 - columns.flip(1).argmax(1),
                 y + TILE - 1 - rows.flip(1).argmax(1),
             ]
-            sizes = [_count(cut) for cut in (part > threshold + offset, part > threshold - offset, mask)]
+            cuts = threshold + offset, threshold - offset, threshold
+            sizes = [(part > cut).flatten(1).sum(1, dtype=torch.int32) for cut in cuts]
             found.append(torch.stack([*sizes, *box], 1))
-        whole = torch.nonzero(inside)
         y, x = self._rows.starts[whole[:, 1]], self._columns.starts[whole[:, 2]]
         h, w = self._rows.lengths[whole[:, 1]], self._columns.lengths[whole[:, 2]]
         found.append(torch.stack([h * w, h * w, h * w, x, y, x + w - 1, y + h - 1], 1))
-        owner = torch.cat([torch.nonzero(contour)[:, :1], whole[:, :1]])
+        owner = torch.cat([contour, whole])[:, :1]
         return _together(torch.cat([owner, torch.cat(found)], 1).cpu().numpy(), len(logits))
 
     def masks(self, logits: Tensor, threshold: float) -> Iterator[NDArray[np.bool_]]:
@@ -139,12 +140,18 @@ class Upscaling:
         x0, x1 = _extent(touched.any(1).any(0))
         bits = (low > threshold)[:, y0:y1, None, x0:x1, None].expand(-1, -1, TILE, -1, TILE).contiguous()
         for (owner, row, column), part in _tiles(
-            logits, touched & ~(low > threshold), rows, columns, self._tiles_at_once
+            logits, torch.nonzero(touched & ~(low > threshold)), rows, columns, self._tiles_at_once
         ):
             bits[owner, row - y0, :, column - x0] = part > threshold
         tall, wide = bits.shape[1] * TILE, bits.shape[3] * TILE
         top, left = y0 * TILE, x0 * TILE
         return top, left, bits.view(len(bits), tall, wide)[:, : rows.size - top, : columns.size - left]
+
+
+@lru_cache(maxsize=32)
+def _axis(low: int, side: int, kept: int, size: int, device: torch.device) -> _Axis:
+    """Those of a folder's images are often the same."""
+    return _Axis(low, side, kept, size, device)
 
 
 def _bounds(logits: Tensor, rows: _Axis, columns: _Axis) -> tuple[Tensor, Tensor]:
@@ -160,11 +167,11 @@ def _bounds(logits: Tensor, rows: _Axis, columns: _Axis) -> tuple[Tensor, Tensor
 def _tiles(
     logits: Tensor, wanted: Tensor, rows: _Axis, columns: _Axis, at_once: int
 ) -> Iterator[tuple[tuple[Tensor, Tensor, Tensor], Tensor]]:
-    """The wanted tiles, in order, some at once: their index (mask, row, column) and logits (G, TILE, TILE),
-    `NEVER` beyond the image. wanted: (N, rows, columns) bool.
+    """The wanted tiles, (G, 3) of mask, row and column; some at once, their index and logits (g, TILE, TILE),
+    `NEVER` beyond the image.
     """
     padded = F.pad(logits, (0, 1, 0, 1), value=NEVER)
-    for index in torch.nonzero(wanted).split(at_once):
+    for index in wanted.split(at_once):
         owner, row, column = index.unbind(1)
         y, x = rows.cells[row][:, :, None], columns.cells[column][:, None]
         part = rows.weights[row] @ padded[owner[:, None, None], y, x]
@@ -214,11 +221,6 @@ class _Axis:
         self.cells = torch.from_numpy(cells).to(device)
         self.starts = torch.from_numpy(starts).to(device)
         self.lengths = torch.from_numpy(stops - starts).to(device)
-
-
-def _count(mask: Tensor) -> Tensor:
-    """(G, h, w) bool to how many are true, (G,) int64."""
-    return mask.sum((1, 2))
 
 
 def _together(tiles: NDArray[np.int64], count: int) -> Measures:

@@ -105,7 +105,9 @@ def one_by_one(predictor: Predictor, find: Find) -> Look:
 
 def embedded(predictor: Predictor, seen: list[Seen]) -> Iterator[Embedding]:
     """The embedding of each image, in order; those that are not saved are made together."""
-    fresh = iter(predictor.embed_many([one.picture.pixels for one in seen if one.embedding is None]))
+    pictures = [one.picture for one in seen if one.embedding is None]
+    digests = [picture.source.sha256 for picture in pictures]
+    fresh = iter(predictor.embed_many([picture.pixels for picture in pictures], image_sha256=digests))
     return (one.embedding or next(fresh) for one in seen)
 
 

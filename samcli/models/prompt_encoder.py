@@ -89,8 +89,8 @@ class PromptEncoder(nn.Module):
 
     def _sparse(self, coords: Tensor, labels: Tensor) -> Tensor:
         height, width = self.input_image_size
-        scale = torch.tensor([width, height], dtype=torch.float32, device=coords.device)
-        position = self.pe_layer.encode((coords.float() + 0.5) / scale)
+        x, y = (coords.float() + 0.5).unbind(-1)
+        position = self.pe_layer.encode(torch.stack([x / width, y / height], -1))
         position = torch.where((labels == PADDING)[..., None], 0.0, position)
         weights = [e.get_parameter("weight") for e in (self.not_a_point_embed, *self.point_embeddings)]
         kinds = torch.cat(weights)

@@ -89,9 +89,9 @@ def records(folder: Path) -> list[Path]:
     return [path for path in files if path.suffix == ".json" and not path.name.endswith(".error.json")]
 
 
-def wait_for_a_record(out: Path, process: subprocess.Popen[str]) -> None:
+def wait_for_records(out: Path, process: subprocess.Popen[str], count: int = 1) -> None:
     deadline = time.monotonic() + 120
-    while not records(out) and process.poll() is None and time.monotonic() < deadline:
+    while len(records(out)) < count and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.003)
 
 
@@ -100,7 +100,7 @@ def undisturbed(photos: Path) -> tuple[dict[str, bytes], float]:
     """What a run writes that nothing happens to, and its seconds after the first record."""
     out = photos.parent / "undisturbed"
     process = start(out)
-    wait_for_a_record(out, process)
+    wait_for_records(out, process)
     first = time.monotonic()
     code, _, err = finish(process)
     seconds = time.monotonic() - first
@@ -119,7 +119,7 @@ def test_a_run_killed_at_any_time_can_be_resumed(
     for i in range(KILLS):
         out = photos.parent / f"killed{i}"
         process = start(out)
-        wait_for_a_record(out, process)
+        wait_for_records(out, process)
         time.sleep(seconds * i / KILLS)
         process.kill()
         process.communicate()
@@ -139,13 +139,12 @@ def test_a_run_killed_at_any_time_can_be_resumed(
 def test_a_run_that_is_told_to_stop_can_be_resumed(
     photos: Path, undisturbed: tuple[dict[str, bytes], float]
 ) -> None:
-    expected, seconds = undisturbed
+    expected, _ = undisturbed
     found = []
     for i in range(8):
         out = photos.parent / f"stopped{i}"
         process = start(out)
-        wait_for_a_record(out, process)
-        time.sleep(0.8 * seconds * i / 8)
+        wait_for_records(out, process, 1 + 3 * i)  # of 28
         process.send_signal(signal.SIGTERM)
         code, stdout, err = finish(process)
         assert (code, stdout, err.splitlines()[-1]) == (143, "", "error: stopped by SIGTERM")
@@ -220,7 +219,7 @@ def test_a_folder_that_changes_while_the_run_goes_on(photos: Path, pictures: lis
     """Files come, go, are renamed and replaced; the run ends well, and another one makes all good."""
     out = photos.parent / "changing"
     process = start(out)
-    wait_for_a_record(out, process)
+    wait_for_records(out, process)
     chance = random.Random(3)
     for i in range(60):
         files = sorted(path for path in photos.rglob("*.jpg"))
