@@ -39,6 +39,7 @@ import samcli  # noqa: E402
 from samcli.masks import nms  # noqa: E402
 
 PHOTO = ROOT / "examples" / "coffee.jpg"  # 600x400
+WARM_PHOTO = ROOT / "examples" / "rocket.jpg"  # what programs see before the clock starts
 PHOTO_SIZE = (1800, 1200)  # width and height
 
 PASS_IOU, PASS_STABILITY, MASKS = 0.5, 0.7, 150
