@@ -1,4 +1,4 @@
-"""samcli and the reference package side by side on the CPU: seconds, memory, and whether the masks are the same.
+"""samcli and the reference side by side on the CPU: seconds, memory, and whether the masks are the same.
 
     python bench/speed.py [CASE ...] [--rounds N] [-o DIR] [--small] [--report] [--list]
 
@@ -34,7 +34,6 @@ import gate
 import numpy as np
 
 ROOT = Path(__file__).parents[1]
-NOT_INSTALLED = 3  # as bench/timed.py ends
 FALL = 0.8  # of the matrix product: below it a round does not count
 TRIES = 3
 NEAR_TENSORS = 1e-4  # difference of features and logits, as a share of the largest value
@@ -83,7 +82,7 @@ TABLE = (
     automask("mobile-1", f"{MOBILE}, 1 thread", threads=1, goal="faster", least=6, aim=10, memory=1 / 3),
     automask("mobile-2", f"{MOBILE}, 2 threads", goal="faster", least=5, aim=8),
     Case("postprocess", "post-processing alone, 64 points, 1500x2250, 1 thread", "postprocess", threads=1,
-         size=(1500, 2250), points=8, passes=3, goal="faster", least=50, aim=100),
+         size=(2250, 1500), points=8, passes=3, goal="faster", least=50, aim=100),
     Case("tiny", "everything mode, `tiny`, its own defaults, 1800x1200, 2 threads", "tiny", "tiny",
          sides=("samcli",), passes=3, goal="seconds", least=3, aim=1),
     Case("encoder-vit_t", "TinyViT encoder alone, fp32, 2 threads", "encoder", passes=3, flops=77.5,
@@ -98,32 +97,30 @@ TABLE = (
     Case("points", "64 points to low-res logits, ViT-B with its encoder, 2 threads", "points", "vit_b",
          sides=(*BOTH, "transformers"), rounds=3),
     Case("postprocess-2", "post-processing alone, 64 points, 1500x2250, 2 threads", "postprocess",
-         size=(1500, 2250), points=8, passes=3),
+         size=(2250, 1500), points=8, passes=3),
     automask("mobile-1-full", f"{MOBILE}, 32x32 points, 1 thread", threads=1, points=32, rounds=1,
              goal="faster", least=6, aim=10, memory=1 / 3),
     automask("mobile-2-full", f"{MOBILE}, 32x32 points, 2 threads", points=32, rounds=1,
              goal="faster", least=5, aim=8),
     automask("vit_b-full", f"{VIT_B}, 32x32 points, 2 threads", model="vit_b", points=32, rounds=1,
              goal="faster", least=3, aim=5),
+    automask("vit_b-crops-full", f"{VIT_B}, 1 crop layer, 32x32 points, 2 threads", model="vit_b", points=32,
+             layers=1, rounds=1, goal="faster", least=3, aim=5),
 )  # fmt: skip
 SCALING = (
     *(automask(f"points-{n}", f"{n}x{n} points", points=n, rounds=1, plot=("points", n))
       for n in (2, 4, 8, 16, 24)),
     *(automask(f"size-{w}", f"photo of {w}x{w * 2 // 3}", size=(w, w * 2 // 3), points=8, rounds=1,
-               plot=("size", w * (w * 2 // 3) / 1e6)) for w in (600, 1200, 1800, 2400, 3600)),
+               plot=("size", w * (w * 2 // 3) / 1e6)) for w in (600, 1200, 1800, 2400, 3000)),
     *(Case(f"boxes-{n}", f"{n} boxes", "boxes", count=n, rounds=1, plot=("boxes", n))
       for n in (1, 10, 100, 300, 1000)),
     *(automask(f"threads-{n}", f"{n} threads", threads=n, points=8, rounds=1, plot=("threads", n))
       for n in range(1, min(4, os.cpu_count() or 1) + 1)),
 )  # fmt: skip
 SMALL = (
-    automask("small", "6x6 points, 300x200", points=6, size=(300, 200), threads=1, rounds=1),
-    automask("small-crops", "3x3 points, 1 crop layer, 600x400", points=3, layers=1, size=(600, 400),
-             threads=1, rounds=1),
-    Case("small-boxes", "20 boxes, 300x200", "boxes", count=20, size=(300, 200), threads=1, rounds=1),
-    Case("small-postprocess", "post-processing alone, 300x200", "postprocess", points=6, size=(300, 200),
-         threads=1, rounds=1),
-)  # fmt: skip
+    automask("small", "3x3 points, 1 crop layer, 600x400", points=3, layers=1, size=(600, 400), rounds=1),
+    Case("small-boxes", "6 boxes, 600x400", "boxes", count=6, size=(600, 400), rounds=1),
+)
 
 
 def main() -> None:
@@ -146,13 +143,39 @@ def main() -> None:
         return
     if args.small:
         with tempfile.TemporaryDirectory() as folder:
-            sys.exit(measure(chosen, Path(folder), 1, probing=False))
+            sys.exit(look(chosen, Path(folder)))
     wrong = 0 if args.report else measure(chosen, args.output.resolve(), args.rounds)
     command = [sys.executable, Path(__file__).with_name("speed_page.py"), args.output]
     sys.exit(subprocess.run(command, check=False).returncode or wrong)
 
 
-def measure(cases: list[Case], folder: Path, rounds: int, probing: bool = True) -> int:
+def look(cases: list[Case], folder: Path) -> int:
+    """Compare the outputs of the cases in as few processes as will do. Returns as `measure`."""
+    # Thresholds from the whole photo do for its crops, which spares encoding them.
+    made = children([needs(case, folder) | {"layers": 0} for case in cases], 2)
+    for case, some in zip(cases, made, strict=True):
+        if some["settings"]:
+            some["settings"]["crop_n_layers"] = case.layers
+    sides = {}
+    for side in BOTH:
+        specs = [
+            spec_of(case, side, some | {"warm": None}, folder)
+            | {"output": str(folder / f"{case.name}-{side}")}
+            for case, some in zip(cases, made, strict=True)
+        ]
+        sides[side] = children(specs, 2)
+    wrong = 0
+    for number, (case, some) in enumerate(zip(cases, made, strict=True)):
+        runs = {side: answers[number] for side, answers in sides.items()}
+        for side in BOTH:
+            (folder / f"{case.name}-{side}").rename(folder / f"{side}.npz")
+        found = {"case": asdict(case), "round": 1, "runs": runs, "gate": gates(case, some, folder, runs)}
+        say(found)
+        wrong |= failed(found)
+    return wrong
+
+
+def measure(cases: list[Case], folder: Path, rounds: int) -> int:
     """Run what is not there yet. Returns 1 when any outputs differ, else 0."""
     (folder / "rounds").mkdir(parents=True, exist_ok=True)
     wrong = 0
@@ -162,14 +185,18 @@ def measure(cases: list[Case], folder: Path, rounds: int, probing: bool = True) 
             file = folder / "rounds" / f"{case.name}-{number}.json"
             found = finished(file, case)
             if found is None:
-                made = made or child(needs(case, folder), case.threads, folder)
-                found = round_of(case, number, made, folder, probing)
+                made = made or child(needs(case, folder))
+                found = round_of(case, number, made, folder)
                 partial = file.with_suffix(".partial")
                 partial.write_text(json.dumps(found, indent=1) + "\n")
                 partial.replace(file)
             say(found)
-            wrong |= any(not result["passed"] for result in found["gate"].values())
+            wrong |= failed(found)
     return wrong
+
+
+def failed(found: dict[str, Any]) -> bool:
+    return any(not result["passed"] for result in found["gate"].values())
 
 
 def finished(file: Path, case: Case) -> dict[str, Any] | None:
@@ -188,37 +215,33 @@ def finished(file: Path, case: Case) -> dict[str, Any] | None:
 
 
 def needs(case: Case, folder: Path) -> dict[str, Any]:
+    """What bench/timed.py is told to prepare for a case."""
     weights = folder / "weights"
-    peers = folder / "peers"
-    spec = {"job": "prepare", "folder": str(weights), "runs": case.job, "peers": str(peers)}
     weights.mkdir(exist_ok=True)
-    return spec | {
-        name: getattr(case, name) for name in ("model", "size", "points", "layers", "sides", "threads")
-    }
+    spec = {name: getattr(case, name) for name in ("model", "size", "points", "layers", "sides", "threads")}
+    places = {"folder": str(weights), "peers": str(folder / "peers")}
+    return spec | places | {"job": "prepare", "runs": case.job}
 
 
-def round_of(case: Case, number: int, made: dict[str, Any], folder: Path, probing: bool) -> dict[str, Any]:
+def spec_of(case: Case, side: str, made: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """What bench/timed.py is told to run for one side of a case."""
+    spec = {name: getattr(case, name) for name in ("job", "model", "threads", "count", "passes")}
+    places = {"peers": str(folder / "peers"), "output": str(folder / f"{side}.npz")}
+    return made | spec | places | {"side": side}
+
+
+def round_of(case: Case, number: int, made: dict[str, Any], folder: Path) -> dict[str, Any]:
     """One round that counts, or the last try."""
     for tries in range(1, TRIES + 1):
         load = os.getloadavg()[0]
-        before = probe(case.threads, folder) if probing else {}
+        before = probe(case.threads, folder)
         runs = {}
         for turn in range(len(case.sides)):
             side = case.sides[(turn + number - 1) % len(case.sides)]
-            spec = made | {
-                "job": case.job,
-                "side": side,
-                "model": case.model,
-                "threads": case.threads,
-                "count": case.count,
-                "passes": case.passes,
-                "peers": str(folder / "peers"),
-                "output": str(folder / f"{side}.npz"),
-            }
-            runs[side] = child(spec, case.threads, folder)
-        after = probe(case.threads, folder) if probing else {}
+            runs[side] = child(spec_of(case, side, made, folder))
+        after = probe(case.threads, folder)
         usual = usual_probe(case.threads, folder)
-        disturbed = probing and min(before["median"], after["median"]) < FALL * max(usual, before["median"])
+        disturbed = min(before["median"], after["median"]) < FALL * max(usual, before["median"])
         if not disturbed:
             break
         print(f"  {case.name} {number}: the machine was busy, try {tries}", file=sys.stderr)
@@ -250,9 +273,7 @@ def gates(
                 found[side] = near(file, theirs)
             else:
                 settings = None if case.job == "boxes" else made["settings"]
-                result = gate.compare(
-                    json.loads(file.read_text()), json.loads(theirs.read_text()), settings
-                )
+                result = gate.compare(json.loads(file.read_text()), json.loads(theirs.read_text()), settings)
                 found[side] = result.as_dict()
     for file in outputs.values():
         file.unlink()
@@ -269,27 +290,29 @@ def near(file: Path, theirs: Path) -> dict[str, Any]:
     return {"difference": share, "faults": faults, "passed": not faults}
 
 
-def child(spec: dict[str, Any], threads: int, folder: Path) -> dict[str, Any]:
-    """What bench/timed.py prints for a spec; {"skipped": why} where a peer is not installed."""
+def child(spec: dict[str, Any]) -> dict[str, Any]:
+    (answer,) = children([spec], spec["threads"])
+    return answer
+
+
+def children(specs: list[dict[str, Any]], threads: int) -> list[dict[str, Any]]:
+    """What bench/timed.py prints for specs that it runs one after the other."""
     done = subprocess.run(
-        [sys.executable, Path(__file__).with_name("timed.py"), json.dumps(spec)],
+        [sys.executable, Path(__file__).with_name("timed.py"), json.dumps(specs)],
         env=os.environ | {"OMP_NUM_THREADS": str(threads)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
         check=False,
     )
-    if done.returncode == NOT_INSTALLED and spec["side"] in PEERS:
-        return {"skipped": done.stderr.strip().splitlines()[-1]}
     if done.returncode:
-        sys.exit(f"{done.stderr}\nbench/timed.py failed with {json.dumps(spec)}")
-    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return answer
+        sys.exit(f"{done.stderr}\nbench/timed.py failed with {json.dumps(specs)}")
+    answers: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
+    return answers
 
 
 def probe(threads: int, folder: Path) -> dict[str, float]:
     """The speed of a matrix product now, kept in the folder."""
-    found = child({"job": "probe", "threads": threads}, threads, folder)
+    found = child({"job": "probe", "threads": threads})
     with (folder / "probes.jsonl").open("a") as file:
         file.write(json.dumps({"threads": threads, **found}) + "\n")
     return found
