@@ -1,14 +1,15 @@
 """samcli and the reference side by side on the CPU: seconds, memory, and whether the masks are the same.
 
-    python bench/speed.py [CASE ...] [--rounds N] [-o DIR] [--small] [--report] [--list]
+    python bench/speed.py [CASE ...] [--rounds N] [-o DIR] [--small] [--report]
 
 Each round of a case runs every program once, each in a process of its own, taking turns at being the first;
 before and after it a matrix product tells how much of the machine there is. A round during which it fell by
 more than a fifth is done again, a few times at most. The outputs of every round go through bench/gate.py.
 
 A finished round is a file below DIR and is not run again, unless the case or samcli's code has changed: stop
-at any time and go on later. Then docs/benchmarks.md and its pictures are written from what is there; --report
-does only this. --small is a quick look at the gate alone, in a temporary folder: the times mean nothing.
+at any time and go on later. (DIR also holds the weights; when bench/calibrated.py changes, remove it.) Then
+docs/benchmarks.md and its picture are written from what is there; --report does only this. --small is a quick
+look at the gate alone, in a temporary folder: the times mean nothing.
 
 Ends with status 1 when outputs differ.
 """
@@ -38,7 +39,7 @@ FALL = 0.8  # of the matrix product: below it a round does not count
 TRIES = 3
 NEAR_TENSORS = 1e-4  # difference of features and logits, as a share of the largest value
 BOTH = ("samcli", "reference")
-PACKAGES = ("torch", "numpy", "pillow", "pycocotools", "segment-anything", "mobilesam-mirror")
+PACKAGES = ("samcli", "torch", "numpy", "pillow", "pycocotools", "segment-anything", "mobilesam-mirror")
 PEERS = ("transformers", "onnxruntime")
 
 
@@ -127,20 +128,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("cases", nargs="*", metavar="CASE", help="all when left out")
+    names = ", ".join(case.name for case in TABLE + SCALING)
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"all when left out, of {names}")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("-o", "--output", type=Path, default=ROOT / "build" / "bench", metavar="DIR")
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--report", action="store_true")
-    parser.add_argument("--list", action="store_true", help="the names of the cases")
     args = parser.parse_args()
     cases = SMALL if args.small else TABLE + SCALING
     if unknown := set(args.cases) - {case.name for case in cases}:
         parser.error(f"unknown case {', '.join(sorted(unknown))}; known: {', '.join(c.name for c in cases)}")
     chosen = [case for case in cases if not args.cases or case.name in args.cases]
-    if args.list:
-        print("\n".join(f"{case.name}\t{case.title}" for case in chosen))
-        return
     if args.small:
         with tempfile.TemporaryDirectory() as folder:
             sys.exit(look(chosen, Path(folder)))
