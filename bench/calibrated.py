@@ -215,35 +215,37 @@ def find_positions(model: Any) -> None:
             linear.weight.mul_(6**0.5)  # He's scale: deep layers still tell prompts apart
 
 
-def fit(model: Any, features: Tensor, where: Tensor, kept: tuple[int, int]) -> None:
+def fit(model: Any, features: Tensor, points: Tensor, kept: tuple[int, int]) -> None:
     """Fit scales and biases of the upscaling and of the heads to the features of a few prompts.
 
-    features: (1, C, h, w) of the photo. where: (N, 2) points in the model frame. kept: (height, width) of the
-    photo within it. Least squares, no training.
+    features: (1, C, h, w) of the photo. points: (N, 2) in the model frame. kept: (height, width) of the photo
+    within it. The single-mask token answers boxes, of which the points are made; their masks are near two
+    corners. Least squares, no training.
     """
     decoder = model.mask_decoder
-    tokens, image, upscaled = watch(model, features, where)
+    others = points.roll(1, 0)
+    boxes = torch.stack([torch.minimum(points, others), torch.maximum(points, others)], 1)
+    prompts = (boxes, *[points[:, None]] * 3)  # of each mask token, (N, 1 or 2, 2)
     coarse, _, _, fine, _ = decoder.output_upscaling
     for convolution in (coarse, fine):  # neighbouring pixels alike, as in a trained model
         mean = convolution.weight.mean((2, 3), keepdim=True)
         convolution.weight.copy_(1.2 * mean + 0.03 * (convolution.weight - mean))
     rows, columns = kept[0] // 16, kept[1] // 16
-    image = image.unflatten(1, features.shape[-2:])[:, :rows, :columns].flatten(0, 2)
-    for token, radius in enumerate(RADII):
-        target = aim(where, (rows, columns), 16, radius)
-        weights, bias = least_squares(image, target)
+    for token, (where, radius) in enumerate(zip(prompts, RADII, strict=True)):
+        _, image, _ = watch(model, features, where)
+        image = image.unflatten(1, features.shape[-2:])[:, :rows, :columns].flatten(0, 2)
+        weights, bias = least_squares(image, aim(where, (rows, columns), 16, radius))
         for sign, channel in ((3, 2 * token), (-3, 2 * token + 1)):  # GELU lets only one side through
             coarse.weight[:, channel] = sign * weights[:, None, None]
             coarse.bias[channel] = sign * bias
             fine.weight[:, channel] *= 0.3
             fine.weight[channel, channel] += 1
 
-    tokens, _, upscaled = watch(model, features, where)
     rows, columns = kept[0] // 4, kept[1] // 4
-    pixels = upscaled[..., :rows, :columns].permute(0, 2, 3, 1).flatten(0, 2)
-    for token, radius in enumerate(RADII):
-        target = aim(where, (rows, columns), 4, radius)
-        weights, _ = least_squares(pixels, target, shifted=False)
+    for token, (where, radius) in enumerate(zip(prompts, RADII, strict=True)):
+        tokens, _, upscaled = watch(model, features, where)
+        pixels = upscaled[..., :rows, :columns].permute(0, 2, 3, 1).flatten(0, 2)
+        weights, _ = least_squares(pixels, aim(where, (rows, columns), 4, radius), shifted=False)
         network = decoder.output_hypernetworks_mlps[token]
         last, said = network.layers[-1], network(tokens[:, 1 + token])
         share = 0.2 * weights.norm() / said.std(0).norm()  # of a kernel that differs between prompts
@@ -257,12 +259,18 @@ def fit(model: Any, features: Tensor, where: Tensor, kept: tuple[int, int]) -> N
 
 
 def watch(model: Any, features: Tensor, where: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Decode points (N, 2). Returns tokens (N, T, C), image (N, h * w, C) and upscaled (N, C / 8, 4h, 4w)."""
+    """Decode points (N, 1, 2) or boxes (N, 2, 2).
+
+    Returns tokens (N, T, C), image (N, h * w, C) and upscaled features (N, C / 8, 4h, 4w).
+    """
     decoder, seen = model.mask_decoder, []
     parts = (decoder.transformer, decoder.output_upscaling)
     hooks = [part.register_forward_hook(lambda _, __, out: seen.append(out)) for part in parts]
-    labels = torch.ones(len(where), 1, dtype=torch.int)
-    sparse, dense = model.prompt_encoder((where[:, None], labels), None, None)
+    if where.shape[1] == 2:
+        sparse, dense = model.prompt_encoder(None, where, None)
+    else:
+        labels = torch.ones(where.shape[:2], dtype=torch.int)
+        sparse, dense = model.prompt_encoder((where, labels), None, None)
     decoder.predict_masks(features, model.prompt_encoder.get_dense_pe(), sparse, dense)
     for hook in hooks:
         hook.remove()
@@ -271,9 +279,11 @@ def watch(model: Any, features: Tensor, where: Tensor) -> tuple[Tensor, Tensor, 
 
 
 def aim(where: Tensor, cells: tuple[int, int], cell: int, radius: float) -> Tensor:
-    """What the logits should be like, from -1 to 1, in (N, rows, columns) cells of `cell` pixels."""
+    """What the logits of prompts (N, K, 2) should be like, -1 to 1, in (N, rows, columns) cells of `cell`
+    pixels: high near any of the K.
+    """
     y, x = ((torch.arange(n) + 0.5) * cell for n in cells)
-    distance = torch.hypot(x - where[:, 0, None, None], y[:, None] - where[:, 1, None, None])
+    distance = torch.hypot(x - where[..., 0, None, None], y[:, None] - where[..., 1, None, None]).amin(1)
     return torch.tanh((radius - distance) / (0.5 * radius))
 
 
