@@ -248,7 +248,7 @@ def fit(model: Any, features: Tensor, points: Tensor, kept: tuple[int, int]) -> 
         weights, _ = least_squares(pixels, aim(where, (rows, columns), 4, radius), shifted=False)
         network = decoder.output_hypernetworks_mlps[token]
         last, said = network.layers[-1], network(tokens[:, 1 + token])
-        share = 0.2 * weights.norm() / said.std(0).norm()  # of a kernel that differs between prompts
+        share = 0.1 * weights.norm() / said.std(0).norm()  # of a kernel that differs between prompts
         last.bias.copy_(LOGIT * (weights - share * (said - last.bias).mean(0)))
         last.weight.mul_(LOGIT * share)
     head = decoder.iou_prediction_head
