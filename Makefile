@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test lint docs bench clean
 
 demo: .venv/installed
 	$(BIN)/samcli automask examples/ -o out/ --overlay
@@ -21,6 +21,10 @@ lint: .venv/installed-dev
 docs: .venv/installed
 	$(BIN)/python -m samcli.cli.reference > docs/cli.md
 
+# Takes hours; stopped, it goes on where it was. What is measured lies in build/bench/.
+bench: .venv/installed-dev build/bench/peers/installed
+	$(BIN)/python bench/speed.py
+
 clean:
 	rm -rf .venv out
 
@@ -33,4 +37,9 @@ clean:
 .venv/installed-dev: .venv/installed
 	$(INSTALL) --editable '.[dev]'
 	$(INSTALL) --no-deps mobilesam-mirror rf-groundingdino
+	@touch $@
+
+# Beside the development dependencies, not among them: only the benchmark looks there.
+build/bench/peers/installed: bench/requirements.txt .venv/installed-dev
+	$(INSTALL) --target build/bench/peers --upgrade -r bench/requirements.txt
 	@touch $@

@@ -111,6 +111,8 @@ OTHERS = {
     "--elsewhere",
     "--limit",
     "--seeds",
+    "--rounds",
+    "--report",
 }
 """Options of other programs that the documents use."""
 
