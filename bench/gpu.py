@@ -52,6 +52,13 @@ NEEDED = {  # module -> what pip calls it; by what needs it
 
 DTYPES = ("fp32", "bf16", "fp16")
 TOLERANCE = 1e-4  # of fp32 against the CPU, relative to the norm; TF32 would be near 3e-4
+SETTINGS = (  # of the generator that both are given
+    "points_per_side",
+    "pred_iou_thresh",
+    "stability_score_thresh",
+    "stability_score_offset",
+    "box_nms_thresh",
+)
 MATCHED = 0.95  # IoU from which a mask of the reference counts as found
 
 
@@ -347,51 +354,56 @@ def automask(bench: Bench) -> None:
     """Everything mode against the reference on the same card, in alternating rounds, each from the pixels.
 
     The reference runs in fp32 as published, both with PyTorch's own settings. Its NMS is torchvision's where
-    that is installed, else samcli's, which is no slower.
+    that is installed, else samcli's, which is no slower. In fp32 without TF32 both must give the same masks.
     """
+    from gate import compare as same
+
     from samcli.automask import AutomaskConfig, generate
 
     checkpoint, given = prepared(bench)
-    config = AutomaskConfig(**given)
     predictors = {dtype: loaded(bench, checkpoint, dtype) for dtype in bench.dtypes}
-    theirs = reference_generator(bench, checkpoint, config.resolve(predictors["fp32"].spec))
-    sides: dict[str, Callable[[], Any]] = {"reference": lambda: theirs.generate(bench.photo)}
+    config = AutomaskConfig(**given)
+    settings = asdict(config.resolve(predictors["fp32"].spec))
+    theirs = reference_generator(bench, checkpoint, settings)
+    sides: dict[str, Callable[[], list[Any]]] = {"reference": lambda: theirs.generate(bench.photo)}
     for dtype, predictor in predictors.items():
-        sides[dtype] = lambda p=predictor: generate(p, bench.photo, config)  # type: ignore[misc]
-    name = f"automask {bench.large}, {bench.points}x{bench.points} points"
+        sides[dtype] = lambda p=predictor: [m.to_json() for m in generate(p, bench.photo, config)]  # type: ignore[misc]
+    name = f"automask {bench.large}, {settings['points_per_side']}x{settings['points_per_side']} points"
+    with exact_products():
+        compared = same(sides["fp32"](), sides["reference"](), settings)
+    for fault in compared.faults:
+        say(f"{name}: fp32 and the reference differ: {fault}")
+    bench.row(f"{name}: fp32 without TF32, faults against the reference", len(compared.faults), "", "0")
     found = {}
     for side, work in sides.items():  # also warms up
         with bench.peak(f"{name}: {side}"):
-            found[side] = rles(work())
+            found[side] = work()
     times: dict[str, list[float]] = {side: [] for side in sides}
     for number in range(bench.rounds):
-        for side in (*sides,) if number % 2 == 0 else (*reversed(sides),):
+        for side in sides if number % 2 == 0 else reversed(sides):
             times[side].append(bench.seconds(sides[side]))
-    bench.row(f"{name}: reference, time", statistics.median(times["reference"]), "s")
-    bench.row(f"{name}: reference, masks", len(found["reference"]), "")
+    for side in sides:
+        bench.row(f"{name}: {side}, time", statistics.median(times[side]), "s")
+        bench.row(f"{name}: {side}, masks", len(found[side]), "")
     for dtype in predictors:
         ratios = [theirs / ours for theirs, ours in zip(times["reference"], times[dtype], strict=True)]
         least = ">= 8, aim 15" if dtype == "bf16" else ""
-        bench.row(f"{name}: {dtype}, time", statistics.median(times[dtype]), "s")
         bench.row(f"{name}: {dtype}, faster, median of {bench.rounds}", statistics.median(ratios), "x", least)
         bench.row(f"{name}: {dtype}, faster, least", min(ratios), "x")
-        bench.row(f"{name}: {dtype}, masks", len(found[dtype]), "")
         share = matched(found["reference"], found[dtype])
         bench.row(f"{name}: {dtype}, of the reference's masks matched", share, "%", ">= 99")
-
-
-def rles(masks: Sequence[Any]) -> list[Any]:
-    """The run-length encodings of samcli's masks or of the reference's."""
-    return [mask["segmentation"] if isinstance(mask, dict) else mask.segmentation for mask in masks]
 
 
 def matched(truth: list[Any], found: list[Any]) -> float | None:
     """Percent of the masks that one of the found ones meets at an IoU of at least MATCHED."""
     from pycocotools import mask as coco
 
-    if not truth or not found:
-        return None if not truth else 0.0
-    iou = coco.iou(found, truth, [0] * len(truth))
+    if not truth:
+        return None
+    if not found:
+        return 0.0
+    rles = ([mask["segmentation"] for mask in masks] for masks in (found, truth))
+    iou = coco.iou(*rles, [0] * len(truth))
     return float(100 * (iou.max(0) >= MATCHED).mean())
 
 
@@ -401,7 +413,7 @@ def loaded(bench: Bench, checkpoint: Path, dtype: str) -> Any:
     return load(checkpoint, device=str(bench.device), dtype=dtype)
 
 
-def reference_generator(bench: Bench, checkpoint: Path, settings: Any) -> Any:
+def reference_generator(bench: Bench, checkpoint: Path, settings: dict[str, Any]) -> Any:
     """segment-anything's SamAutomaticMaskGenerator (MobileSAM's for vit_t) with the settings of ours."""
     import torch
 
@@ -417,14 +429,7 @@ def reference_generator(bench: Bench, checkpoint: Path, settings: Any) -> Any:
     module = sys.modules[f"{package.__name__}.automatic_mask_generator"]
     module.batched_nms = suppression(bench)
     return package.SamAutomaticMaskGenerator(
-        sam,
-        points_per_side=settings.points_per_side,
-        points_per_batch=64,  # its default
-        pred_iou_thresh=settings.pred_iou_thresh,
-        stability_score_thresh=settings.stability_score_thresh,
-        stability_score_offset=settings.stability_score_offset,
-        box_nms_thresh=settings.box_nms_thresh,
-        output_mode="coco_rle",
+        sam, **{name: settings[name] for name in SETTINGS}, points_per_batch=64, output_mode="coco_rle"
     )
 
 
