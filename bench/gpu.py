@@ -1,22 +1,23 @@
 """samcli on one CUDA card: checked against the CPU and the reference, timed, and held against its floor.
 
-    python bench/gpu.py RESULTS [PART ...] [--weights FILE] [--rounds 5]
+    python bench/gpu.py [PART ...] [-o DIR] [--weights FILE] [--rounds 5]
 
-A few minutes on a large card. Each part takes less than ten minutes and can be run by itself; its rows
-replace those of an earlier run in RESULTS/gpu.json, {device, torch, rows: [{name, value, unit, target}]}:
+A few minutes on a large card. Each part takes less than ten minutes and can be run by itself; its figures
+replace those of an earlier run in DIR/gpu.json, {device, torch, rows, details}: `rows`, for the page that
+bench/speed.py writes, and `details` are lists of {name, value, unit, target}.
 
     correct   encoder and decoder of every architecture in fp32 against the CPU
     floor     the card's own limits, and the operations of encoder and decoder over them
     automask  everything mode with ViT-H against segment-anything on the same card, in alternating rounds
     folder    images per second through `samcli automask` and `samcli embed`, and how busy the card is
-    profile   which kernels the time goes into (RESULTS/gpu-profile.txt)
+    profile   which kernels the time goes into (DIR/gpu-profile.txt)
     sweep     prompts and images of one call
     compile   torch.compile and CUDA graphs, with what they cost first
 
---weights: a published checkpoint, else random weights calibrated on the photo (bench/calibrated.py) are made.
-The package itself need not be installed. On a machine without network, name with --vendor a folder that was
-filled elsewhere by pip install --no-deps --target DIR with what the script says is missing (and with
---only-binary=:all: --python-version --platform where those differ there).
+--weights: a published checkpoint, else random weights calibrated on the photo (bench/calibrated.py) are made
+and kept in --checkpoints. The package itself need not be installed. On a machine without network,
+name with --vendor a folder that was filled elsewhere by pip install --no-deps --target DIR with what the
+script says is missing (and with --only-binary=:all: --python-version --platform where those differ).
 
 `--device cpu --small` only tries the script and writes gpu-trial.json, which is no measurement.
 """
@@ -83,6 +84,7 @@ class Bench:
     weights: Path | None
     checkpoints: Path
     rows: dict[str, Row] = field(default_factory=dict)
+    details: dict[str, Row] = field(default_factory=dict)
 
     @property
     def cuda(self) -> bool:
@@ -119,18 +121,32 @@ class Bench:
         with contextlib.suppress(OSError, ValueError, KeyError):
             earlier = json.loads(self.file.read_text())
             if (earlier["device"], earlier["torch"]) == (self.name, torch.__version__):
-                self.rows = {row["name"]: Row(**row) for row in earlier["rows"]}
+                self.rows, self.details = (
+                    {row["name"]: Row(**row) for row in earlier[kind]} for kind in ("rows", "details")
+                )
             else:
                 say(f"{self.file} is of {earlier['device']}, torch {earlier['torch']}: begun anew")
 
     def row(self, name: str, value: float | None, unit: str, target: str = "") -> None:
-        """Note a figure, say it, and save all."""
+        """Note a figure for the page, say it, and save all."""
+        self._note(self.rows, Row(name, value, unit, target))
+
+    def detail(self, name: str, value: float | None, unit: str, target: str = "") -> None:
+        """The same, not for the page."""
+        self._note(self.details, Row(name, value, unit, target))
+
+    def _note(self, rows: dict[str, Row], row: Row) -> None:
         import torch
 
-        self.rows[name] = Row(name, value, unit, target)
-        say(shown(self.rows[name]))
-        rows = [asdict(row) for row in self.rows.values()]
-        data = {"device": self.name, "torch": torch.__version__, "rows": rows}
+        rows[row.name] = row
+        value = "not measured" if row.value is None else f"{row.value:.4g} {row.unit}"
+        say(f"{row.name:70} {value:>16}  {row.target}".rstrip())
+        data = {
+            "device": self.name,
+            "torch": torch.__version__,
+            "rows": [asdict(row) for row in self.rows.values()],
+            "details": [asdict(row) for row in self.details.values()],
+        }
         new = self.file.with_suffix(".new")
         new.write_text(json.dumps(data, indent=1) + "\n")
         new.replace(self.file)
@@ -157,16 +173,18 @@ class Bench:
         return statistics.median(self.seconds(work) for _ in range(1 if self.small else 7))
 
     @contextlib.contextmanager
-    def peak(self, name: str) -> Iterator[None]:
-        """Note the most memory of the card that was in use at a time."""
+    def memory(self, name: str, note: Callable[..., None]) -> Iterator[None]:
+        """Note how much more of the card's memory a block used, at its peak, than was in use before."""
         import torch
 
         self.free()
         if self.cuda:
             torch.cuda.reset_peak_memory_stats(self.device)
+            before = torch.cuda.memory_allocated(self.device)
         yield
         if self.cuda:
-            self.row(f"{name}: peak memory", torch.cuda.max_memory_allocated(self.device) / 2**30, "GiB")
+            used = torch.cuda.max_memory_allocated(self.device) - before
+            note(f"{name}: memory beside the weights", used / 2**30, "GiB")
 
     def free(self) -> None:
         import torch
@@ -195,12 +213,12 @@ def correct(bench: Bench) -> None:
         for dtype in bench.dtypes:
             with exact_products():
                 found = answers(predictor_of(sam, name, bench.device, dtype), bench, truth)
-            target = f"< {TOLERANCE:g}" if dtype == "fp32" else ""
-            for what in truth:
-                error = (found[what] - truth[what]).norm() / truth[what].norm()
-                bench.row(
-                    f"correct {name} {dtype}: {what} against the CPU", float(error), "of the norm", target
-                )
+            errors = {what: float((found[what] - truth[what]).norm() / truth[what].norm()) for what in truth}
+            for what, error in errors.items():
+                bench.detail(f"correct {name} {dtype}: {what}", error, "of the norm")
+            if dtype == "fp32":
+                worst = max(errors.values())
+                bench.row(f"{name}, fp32 against the CPU, worst", worst, "of the norm", f"< {TOLERANCE:g}")
             bench.free()
 
 
@@ -287,6 +305,7 @@ def floor(bench: Bench) -> None:
     bench.row("limit: copy, bytes read and written", 4 * numbers.numel() / seconds / 1e12, "TB/s")
     del numbers
     for name in ("tiny", "vit_t") if bench.small else ("vit_h", "vit_t", "tiny"):
+        note = bench.row if name == bench.large else bench.detail
         encoder, decoder = operations(name)
         sam = random_sam(name)
         for dtype in bench.dtypes:
@@ -296,10 +315,10 @@ def floor(bench: Bench) -> None:
             count = bench.points**2
             with torch.inference_mode():
                 seconds = bench.typical(lambda p=predictor, x=pixels: p.sam.encode_image(x)) / call
-            compare(bench, f"encoder {name} {dtype}, {call} a call", seconds, encoder, peaks[dtype])
+            compare(note, f"encoder {name} {dtype}, {call} a call", seconds, encoder, peaks[dtype])
             embedding = predictor.embed(bench.photo)
             seconds = bench.typical(lambda p=predictor, e=embedding, c=count: ask(p, e, c))
-            compare(bench, f"decoder {name} {dtype}, {count} points", seconds, count * decoder, peaks[dtype])
+            compare(note, f"decoder {name} {dtype}, {count} points", seconds, count * decoder, peaks[dtype])
             del predictor, pixels, embedding
             bench.free()
 
@@ -320,11 +339,11 @@ def operations(name: str) -> tuple[float, float]:
     return encoder.get_total_flops(), decoder.get_total_flops() / 64
 
 
-def compare(bench: Bench, name: str, seconds: float, count: float, peak: float) -> None:
+def compare(note: Callable[..., None], name: str, seconds: float, count: float, peak: float) -> None:
     """Note the time of something, and its operations at the rate of the matrix product (TF/s)."""
-    bench.row(f"{name}: time", 1e3 * seconds, "ms")
-    bench.row(f"{name}: operations", count / 1e9, "GF")
-    bench.row(f"{name}: over its floor", seconds * peak * 1e12 / count, "x")
+    note(f"{name}: time", 1e3 * seconds, "ms")
+    note(f"{name}: operations", count / 1e9, "GF")
+    note(f"{name}: over its floor", seconds * peak * 1e12 / count, "x")
 
 
 def model_inputs(predictor: Any, count: int) -> Any:
@@ -376,7 +395,7 @@ def automask(bench: Bench) -> None:
     bench.row(f"{name}: fp32 without TF32, faults against the reference", len(compared.faults), "", "0")
     found = {}
     for side, work in sides.items():  # also warms up
-        with bench.peak(f"{name}: {side}"):
+        with bench.memory(f"{name}: {side}", bench.row):
             found[side] = work()
     times: dict[str, list[float]] = {side: [] for side in sides}
     for number in range(bench.rounds):
@@ -473,13 +492,13 @@ def folder(bench: Bench) -> None:
             row = f"folder {name} {dtype}: {command}"
             shared = ["--model", model, "--device", str(bench.device), "--dtype", dtype, *own]
             ran(command, few, f"{place}/{number}-few", *shared)  # loads the model, warms up
-            with bench.peak(row), Busy(bench) as busy:
+            with bench.memory(row, bench.row), Busy(bench) as busy:
                 summary = ran(command, photos, f"{place}/{number}", *shared)
             seconds = summary["seconds"]
             bench.row(f"{row}: speed", summary["done"] / seconds["total"], "images/s")
             bench.row(f"{row}: card busy ({busy.how})", busy.share, "%")
             for stage in ("read", "compute", "write"):
-                bench.row(f"{row}: {stage}", 1e3 * seconds[stage] / summary["done"], "ms/image")
+                bench.detail(f"{row}: {stage}", 1e3 * seconds[stage] / summary["done"], "ms/image")
 
 
 def ran(command: str, photos: Path, out: str, *options: str) -> dict[str, Any]:
@@ -548,11 +567,8 @@ def profile(bench: Bench) -> None:
     for dtype in bench.dtypes[:2]:
         predictor = loaded(bench, checkpoint, dtype)
         generate(predictor, bench.photo, config)
-        count = 1 if bench.small else 3
         with profiler(activities=activities) as seen:
-            seconds = bench.seconds(
-                lambda p=predictor, n=count: [generate(p, bench.photo, config) for _ in range(n)]
-            )
+            seconds = bench.seconds(lambda p=predictor: generate(p, bench.photo, config))
         spans = sorted(
             (event.time_range.start, event.time_range.end)
             for event in seen.events()
@@ -560,10 +576,10 @@ def profile(bench: Bench) -> None:
         )
         name = f"profile {bench.large} {dtype}, everything mode"
         if bench.cuda:
-            bench.row(f"{name}: kernels an image", len(spans) / count, "")
-            bench.row(f"{name}: card busy (profiler)", 100 * union(spans) / 1e6 / seconds, "%")
+            bench.detail(f"{name}: kernels an image", len(spans), "")
+            bench.detail(f"{name}: card busy (profiler)", 100 * union(spans) / 1e6 / seconds, "%")
         order = "self_device_time_total" if bench.cuda else "self_cpu_time_total"
-        tables.append(f"{name}, {count} images\n{seen.key_averages().table(sort_by=order, row_limit=40)}")
+        tables.append(f"{name}\n{seen.key_averages().table(sort_by=order, row_limit=40)}")
         del predictor
         bench.free()
     path = bench.results / "gpu-profile.txt"
@@ -595,15 +611,15 @@ def sweep(bench: Bench) -> None:
             for size in prompts:
                 predictor.prompts_per_call = size
                 row = f"sweep {name} {dtype}: {size} prompts a call"
-                with bench.peak(row):
+                with bench.memory(row, bench.detail):
                     seconds = bench.typical(lambda p=predictor, e=embedding, c=count: ask(p, e, c))
-                bench.row(f"{row}: {count} points", 1e3 * seconds, "ms")
+                bench.detail(f"{row}: {count} points", 1e3 * seconds, "ms")
             for size in images:
                 pixels = model_inputs(predictor, size)
                 row = f"sweep {name} {dtype}: {size} images a call"
-                with torch.inference_mode(), bench.peak(row):
+                with torch.inference_mode(), bench.memory(row, bench.detail):
                     seconds = bench.typical(lambda p=predictor, x=pixels: p.sam.encode_image(x))
-                bench.row(f"{row}: an image", 1e3 * seconds / size, "ms")
+                bench.detail(f"{row}: an image", 1e3 * seconds / size, "ms")
             del predictor, embedding, pixels
             bench.free()
 
@@ -628,7 +644,7 @@ def compile_(bench: Bench) -> None:
 def accelerate(bench: Bench, name: str, function: Callable[..., Any], inputs: tuple[Any, ...]) -> None:
     """Note the time of plain calls, and of those of each way, and what these cost at first."""
     plain = bench.typical(lambda: function(*inputs))
-    bench.row(f"{name}: plain", 1e3 * plain, "ms")
+    bench.detail(f"{name}: plain", 1e3 * plain, "ms")
     for way, make in (("torch.compile", compiled), ("CUDA graph", captured)):
         if make is captured and not bench.cuda:
             continue
@@ -639,12 +655,12 @@ def accelerate(bench: Bench, name: str, function: Callable[..., Any], inputs: tu
             cost = time.perf_counter() - start
             seconds = bench.typical(lambda fast=fast: fast(*inputs))
         except Exception as error:  # noqa: BLE001 - what a compiler refuses is a result
-            bench.row(f"{name}: {way}", None, "ms", f"failed: {(str(error).splitlines() or [''])[0][:80]}")
+            bench.detail(f"{name}: {way}", None, "ms", f"failed: {(str(error).splitlines() or [''])[0][:80]}")
             continue
-        bench.row(f"{name}: {way}", 1e3 * seconds, "ms")
-        bench.row(f"{name}: {way}, cost", cost, "s")
+        bench.detail(f"{name}: {way}", 1e3 * seconds, "ms")
+        bench.detail(f"{name}: {way}, cost", cost, "s")
         pays = cost / (plain - seconds) if seconds < plain else None
-        bench.row(f"{name}: {way}, pays after", pays, "calls" if pays else "never")
+        bench.detail(f"{name}: {way}, pays after", pays, "calls" if pays else "never")
 
 
 def decoder_of(predictor: Any, embedding: Any, count: int) -> tuple[Callable[..., Any], tuple[Any, ...]]:
@@ -704,11 +720,6 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def shown(row: Row) -> str:
-    value = "not measured" if row.value is None else f"{row.value:.4g} {row.unit}"
-    return f"{row.name:70} {value:>16}  {row.target}".rstrip()
-
-
 def prepared(bench: Bench) -> tuple[Path, dict[str, Any]]:
     """The checkpoint, and the generator's settings to go with it: the reference's own for a published one."""
     if bench.weights:
@@ -736,15 +747,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("results", type=Path, metavar="RESULTS", help="folder of the figures")
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; all when left out")
+    parser.add_argument("-o", "--output", type=Path, metavar="DIR", default=ROOT / "build" / "bench")
     parser.add_argument("--device", default="cuda", help="cuda, cuda:N, or cpu to try the script")
     parser.add_argument("--small", action="store_true", help="sizes for a trial")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--weights", type=Path, metavar="FILE", help="sam_vit_h_4b8939.pth, if at hand")
-    parser.add_argument(
-        "--checkpoints", type=Path, metavar="DIR", help="of the random weights, kept between runs (RESULTS)"
-    )
+    parser.add_argument("--checkpoints", type=Path, metavar="DIR", help="of the random weights (-o)")
     parser.add_argument("--vendor", type=Path, metavar="DIR", help="where pip install --target put packages")
     args = parser.parse_args()
     parts = args.parts or list(PARTS)
@@ -765,7 +774,7 @@ def main() -> int:
     if args.device != "cpu" and not torch.cuda.is_available():
         say("error: no CUDA card here, so nothing is measured; --device cpu --small tries the script")
         return 1
-    args.results.mkdir(parents=True, exist_ok=True)
+    args.output.mkdir(parents=True, exist_ok=True)
     import samcli
 
     try:
@@ -773,8 +782,8 @@ def main() -> int:
     except PackageNotFoundError:  # run from the sources
         samcli.__version__ = "unreleased"
     device = torch.device(args.device)
-    places = args.weights, args.checkpoints or args.results
-    bench = Bench(args.results, device, args.small, args.rounds, *places)
+    places = args.weights, args.checkpoints or args.output
+    bench = Bench(args.output, device, args.small, args.rounds, *places)
     bench.start()
     for part in parts:
         say(f"\n{part}: {PARTS[part].__doc__.splitlines()[0]}")
