@@ -600,6 +600,8 @@ def sweep(bench: Bench) -> None:
     """How the speed depends on what goes through decoder and encoder at once."""
     import torch
 
+    from samcli.automask import AutomaskConfig, generate
+
     prompts = (4, 16) if bench.small else (16, 32, 64, 128, 256, 512, 1024)
     images = (1, 2) if bench.small else (1, 2, 4, 8, 16)
     for name in ("tiny",) if bench.small else ("vit_h", "vit_t", "tiny"):
@@ -622,6 +624,15 @@ def sweep(bench: Bench) -> None:
                 bench.detail(f"{row}: an image", 1e3 * seconds / size, "ms")
             del predictor, embedding, pixels
             bench.free()
+    checkpoint, given = prepared(bench)
+    predictor = loaded(bench, checkpoint, "bf16")
+    for size in prompts:
+        predictor.prompts_per_call = size
+        config = AutomaskConfig(**{**given, "points_per_batch": size})
+        row = f"sweep {bench.large} bf16: everything mode, {size} points a batch and a call"
+        with bench.memory(row, bench.detail):
+            seconds = bench.typical(lambda c=config: generate(predictor, bench.photo, c))
+        bench.detail(f"{row}: an image", 1e3 * seconds, "ms")
 
 
 def compile_(bench: Bench) -> None:
