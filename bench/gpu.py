@@ -44,11 +44,15 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-NEEDED = {  # module -> what pip calls it; by what needs it
+REFERENCE = {"segment_anything": "segment-anything==1.0", "mobile_sam": "mobilesam-mirror==1.0.0"}
+NEEDED = {  # module -> what pip calls it, for all parts (""), or for one
     "": {"torch": "torch", "numpy": "numpy", "PIL": "pillow", "cv2": "opencv-python",
          "safetensors": "safetensors", "pycocotools": "pycocotools"},
-    "automask": {"segment_anything": "segment-anything==1.0", "mobile_sam": "mobilesam-mirror==1.0.0"},
-    "folder": {"typer": "typer", "rich": "rich", "tqdm": "tqdm", "huggingface_hub": "huggingface_hub"},
+    "automask": REFERENCE,
+    "folder": {**REFERENCE, "typer": "typer", "rich": "rich", "tqdm": "tqdm",
+               "huggingface_hub": "huggingface_hub"},
+    "profile": REFERENCE,  # calibrated weights begin with the reference's network
+    "sweep": REFERENCE,
 }  # fmt: skip
 
 DTYPES = ("fp32", "bf16", "fp16")
