@@ -42,7 +42,7 @@ Room = Callable[[int], None]
 """Waits until so many bytes may be held for the item; called before holding them."""
 
 ROOM = 2**29  # bytes held for items between reading and writing; a larger item is held alone
-READERS = 4  # threads that read ahead, at most; all but one only while the work waits
+READERS = 4  # threads that read ahead, at most; on a CPU all but one only while the work waits
 RAY_ITEMS = 16  # in one call of a Ray actor
 
 LEAVE_SECONDS = 1.0  # for a thread that reads to come to an end with the run, if it can
@@ -378,9 +378,9 @@ class _Pipeline(Generic[Item, Result]):
             self._ahead.put(None)
 
     def _read_all(self, helps: bool) -> None:
-        """Read one after the other; a helper only while the work waits, for a CPU has no cores to spare."""
+        """Read one after the other; a helper only while a work that needs the CPU waits."""
         while not self._stopping.is_set():
-            if helps:
+            if helps and self._work.size == 1:  # work that takes several items is a GPU's
                 self._starving.wait()
             entry = self._unread.get()
             if entry is None:

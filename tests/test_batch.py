@@ -156,8 +156,13 @@ def test_reading_computing_and_writing_go_on_at_once() -> None:
     assert batch.run([1, 2, 3, 4], lambda device: batch.Work(compute, read), Meeting()).done == 4
 
 
-@pytest.mark.parametrize(("reading", "computing", "several"), [(0.03, 0.0, True), (0.001, 0.02, False)])
-def test_readers_help_only_while_the_work_waits(reading: float, computing: float, several: bool) -> None:
+@pytest.mark.parametrize(
+    ("reading", "computing", "size", "several"),
+    [(0.03, 0.0, 1, True), (0.001, 0.02, 1, False), (0.005, 0.04, 4, True)],
+)
+def test_readers_help_while_the_work_waits_or_leaves_the_cpu_alone(
+    reading: float, computing: float, size: int, several: bool
+) -> None:
     lock, now, most = threading.Lock(), 0, []
 
     def read(item: int, room: batch.Room) -> int:
@@ -174,7 +179,7 @@ def test_readers_help_only_while_the_work_waits(reading: float, computing: float
         time.sleep(computing)
         return items
 
-    assert batch.run(range(100, 140), lambda device: batch.Work(compute, read), Sink()).done == 40
+    assert batch.run(range(100, 140), lambda device: batch.Work(compute, read, size), Sink()).done == 40
     assert (sum(count > 1 for count in most) > 20) == several
 
 
