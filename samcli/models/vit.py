@@ -113,20 +113,19 @@ class Attention(nn.Module):
         The last windows are filled up with zeros, whose queries, keys and values are the bias; they are
         attended to like tokens.
         """
-        size = x.shape[1:3]
-        qkv = linear(x, self.qkv.weight)
-        if window is not None:
-            qkv = split_windows(qkv, window)
+        if window is None:
+            qkv = self.qkv(x)
+        else:
+            qkv = split_windows(linear(x, self.qkv.weight), window) + self.qkv.bias
         h, w = qkv.shape[1:3]
-        qkv = (qkv + self.qkv.bias).reshape(len(qkv), h * w, 3, self.num_heads, -1)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        grid = q.unflatten(2, (h, w))  # (B, heads, h, w, d)
-        rows = torch.einsum("bnhwd,hkd->bnhwk", grid, relative_positions(self.rel_pos_h, h))
-        columns = torch.einsum("bnhwd,wkd->bnhwk", grid, relative_positions(self.rel_pos_w, w))
-        attend = _attend_in_cache if has_onednn(q) and window is None else _attend
+        q, k, v = qkv.reshape(len(qkv), h * w, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        grid = q.unflatten(2, (h, w))
+        rows = relative_positions(grid, self.rel_pos_h, 2)
+        columns = relative_positions(grid, self.rel_pos_w, 3)
+        attend = _attend_in_cache if window is None and has_onednn(q) else _attend
         y = attend(q, k, v, rows, columns).transpose(1, 2).reshape(len(qkv), h, w, -1)
         if window is not None:
-            y = join_windows(y, window, (size[0], size[1]))
+            y = join_windows(y, window, (x.shape[1], x.shape[2]))
         projected: Tensor = self.proj(y)
         return projected
 
@@ -184,12 +183,19 @@ def neck(dim: int, out_chans: int) -> nn.Sequential:
     )
 
 
-def relative_positions(table: Tensor, size: int) -> Tensor:
-    """table: (L, d), a row per distance, resized to 2 * size - 1. Returns (size, size, d), [query, key]."""
+def relative_positions(q: Tensor, table: Tensor, axis: int) -> Tensor:
+    """The products of queries with the positions, relative to them, of all keys along an axis.
+
+    q: (B, heads, h, w, d). table: (L, d), a row per distance, resized to 2 * size - 1, size being h for axis
+    2 and w for axis 3. Returns (B, heads, h, w, size).
+    """
+    size = q.shape[axis]
     if len(table) != 2 * size - 1:
         table = F.interpolate(table.T[None], size=2 * size - 1, mode="linear")[0].T
-    at = torch.arange(size, device=table.device)
-    return table[at[:, None] - at + size - 1]
+    products = linear(q, table.flip(0)).contiguous()  # with every distance key - query, from 1 - size on
+    strides = list(products.stride())
+    strides[axis] -= 1  # one query further on, the same key is one distance nearer
+    return products.as_strided(q.shape[:4] + (size,), strides, size - 1)
 
 
 def split_windows(x: Tensor, window: int) -> Tensor:
