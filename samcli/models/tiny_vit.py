@@ -16,7 +16,7 @@ from samcli.models.layers import ConvBN, Linear, has_onednn, linear
 from samcli.models.sam import ImageFeatures
 from samcli.models.vit import join_windows, neck, split_windows
 
-CPU_ROWS = 16  # of cells that go through an inverted bottleneck or an MLP together: 4 MiB at most
+CPU_ROWS = 28  # of cells that go through a layer together, whole windows: 8 MiB at most
 
 
 class TinyViT(nn.Module):
@@ -141,9 +141,10 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.permute(0, 2, 3, 1)
-        x = x + self.attn(x)
+        rows = CPU_ROWS if has_onednn(x) else x.shape[1]
+        x = torch.cat([band + self.attn(band) for band in x.split(rows, 1)], 1)
         x = self.local_conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        x = x + self.mlp(x)
+        x = torch.cat([band + self.mlp(band) for band in x.split(rows, 1)], 1)
         return x.permute(0, 3, 1, 2)
 
 
@@ -191,6 +192,5 @@ class Mlp(nn.Module):
         self.fc2 = Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (B, h, w, C)."""
-        bands = x.split(CPU_ROWS if has_onednn(x) else x.shape[1], 1)
-        return torch.cat([self.fc2(self.fc1(self.norm(band), "gelu")) for band in bands], 1)
+        out: Tensor = self.fc2(self.fc1(self.norm(x), "gelu"))
+        return out
