@@ -1,4 +1,4 @@
-"""Linear layers, and convolutions with batch normalisation, as they are fastest; weights and keys are torch's.
+"""Linear layers, and convolutions with batch normalisation, by the fastest way; weights and keys as torch's.
 
 torch multiplies fp32 matrices with MKL, which on CPUs other than Intel's uses half of their vector units
 (Zen 5, one thread: 95 against 200 GF/s). oneDNN, which torch ships for convolutions, has no such limit, and
@@ -8,6 +8,7 @@ when no gradients are asked for; elsewhere torch's own functions do.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -29,12 +30,12 @@ def has_onednn(x: Tensor) -> bool:
     )
 
 
-def linear(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: Activation = "none"
-) -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: Activation = "none") -> Tensor:
     """x: (..., K), weight: (N, K), bias: (N,). Returns activation(x @ weight.T + bias), (..., N)."""
     if x.numel() * len(weight) >= ONEDNN_PRODUCTS and has_onednn(x):
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "none")
+        # it has only a slow way for other strides of a weight, and ignores those of a bias
+        bias = None if bias is None else bias.contiguous()
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight.contiguous(), bias, activation, [], "none")
         return y
     return _activate(F.linear(x, weight, bias), activation)
 
@@ -89,9 +90,17 @@ class ConvBN(nn.Sequential):
         return y
 
 
+def by_rows(f: Callable[[Tensor], Tensor], x: Tensor, rows: int) -> Tensor:
+    """f(x), on a CPU so many rows at a time that what f makes on the way stays in the cache.
+
+    x: (B, h, w, C). f: such that a row of its output depends on rows of the same band only.
+    """
+    if x.device.type != "cpu":
+        return f(x)
+    return torch.cat([f(band) for band in x.split(rows, 1)], 1)
+
+
 def _activate(x: Tensor, activation: Activation) -> Tensor:
-    return {"none": _same, "gelu": F.gelu, "relu": F.relu}[activation](x)
-
-
-def _same(x: Tensor) -> Tensor:
-    return x
+    if activation == "gelu":
+        return F.gelu(x)
+    return F.relu(x) if activation == "relu" else x

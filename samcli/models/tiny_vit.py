@@ -12,11 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from samcli.models.layers import ConvBN, Linear, has_onednn, linear
+from samcli.models.layers import ConvBN, Linear, by_rows, has_onednn, linear
 from samcli.models.sam import ImageFeatures
 from samcli.models.vit import join_windows, neck, split_windows
 
-CPU_ROWS = 28  # of cells that go through a layer together, whole windows: 8 MiB at most
+CPU_ROWS = (
+    28  # of cells that go through a layer together on a CPU, whole windows: at most 8 MiB of activations
+)
 
 
 class TinyViT(nn.Module):
@@ -66,7 +68,9 @@ conv_bn = partial(ConvBN, names=("c", "bn"))
 class PatchEmbed(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.seq = nn.Sequential(conv_bn(3, dim // 2, 3, 2, activation="gelu"), nn.Identity(), conv_bn(dim // 2, dim, 3, 2))
+        self.seq = nn.Sequential(
+            conv_bn(3, dim // 2, 3, 2, activation="gelu"), nn.Identity(), conv_bn(dim // 2, dim, 3, 2)
+        )  # numbered as with a GELU between
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) to (B, dim, S / 4, S / 4)."""
@@ -141,17 +145,17 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.permute(0, 2, 3, 1)
-        rows = CPU_ROWS if has_onednn(x) else x.shape[1]
-        x = torch.cat([band + self.attn(band) for band in x.split(rows, 1)], 1)
+        x = by_rows(lambda band: band + self.attn(band), x, CPU_ROWS)
         x = self.local_conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        x = torch.cat([band + self.mlp(band) for band in x.split(rows, 1)], 1)
+        x = by_rows(lambda band: band + self.mlp(band), x, CPU_ROWS)
         return x.permute(0, 3, 1, 2)
 
 
 class Attention(nn.Module):
     """Self-attention within windows, one learnt bias per head and absolute distance (|dy|, |dx|).
 
-    The last windows are filled up with zeros before the norm, which makes them its bias; they are attended to.
+    The last windows are filled up with zeros before the norm, which makes them its bias; they are attended
+    to.
     The biases are looked up anew on every call (at most 0.4 million numbers): no cache to grow stale.
     """
 

@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from samcli.models.layers import Linear, has_onednn, linear
+from samcli.models.layers import Linear, by_rows, has_onednn, linear
 from samcli.models.mask_decoder import LayerNorm2d
 from samcli.models.sam import ImageFeatures
 
 BIAS_ELEMENTS = 1 << 24  # the most attention bias held at once: 64 MiB in fp32, one head of a global block
-CPU_ROWS = 16  # of tokens that go through an MLP together: 1024 by 4096 activations in ViT-L are 16 MiB
-CPU_QUERY_ROWS = 4  # of queries that attend globally together: 256 by 4096 logits are 4 MiB
+CPU_ROWS = 16  # of tokens that go through an MLP together on a CPU: 1024 by 3072 activations are 12 MiB
+CPU_QUERY_ROWS = 4  # of queries that attend globally together on a CPU: 256 by 4096 logits are 4 MiB
 
 
 class ImageEncoderViT(nn.Module):
@@ -66,8 +66,7 @@ class PatchEmbed(nn.Module):
 class Block(nn.Module):
     """Pre-norm transformer block; `window` None attends over the whole grid.
 
-    All but global attention is local to a row of windows, so that on a CPU one such band after the other
-    goes through the block, whose activations then stay in the cache.
+    All but global attention is local to a row of windows.
     """
 
     def __init__(self, dim: int, num_heads: int, window: int | None, grid: int) -> None:
@@ -82,11 +81,10 @@ class Block(nn.Module):
         """x: (B, h, w, C)."""
         if self.window is None:
             x = x + self.attn(self.norm1(x))
-        rows = (self.window or CPU_ROWS) if x.device.type == "cpu" else x.shape[1]
-        return torch.cat([self._band(band) for band in x.split(rows, 1)], 1)
+        return by_rows(self._local, x, self.window or CPU_ROWS)
 
-    def _band(self, x: Tensor) -> Tensor:
-        """What is local: (B, rows, w, C) in and out."""
+    def _local(self, x: Tensor) -> Tensor:
+        """What goes on within a row of windows: (B, rows, w, C) in and out."""
         if self.window is not None:
             x = x + self.attn(self.norm1(x), self.window)
         out: Tensor = x + self.mlp(self.norm2(x))
@@ -156,8 +154,9 @@ def _attend_in_cache(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Ten
         for y in range(0, h, CPU_QUERY_ROWS):
             some = slice(y * w, (y + CPU_QUERY_ROWS) * w)
             logits = linear(scaled[one][some], keys)
-            positions = rows[one][y : y + CPU_QUERY_ROWS, :, :, None], columns[one][y : y + CPU_QUERY_ROWS, :, None]
-            logits.view(-1, w, h, w).add_(positions[0]).add_(positions[1])
+            grid = logits.view(-1, w, h, w)
+            grid += rows[one][y : y + CPU_QUERY_ROWS, :, :, None]
+            grid += columns[one][y : y + CPU_QUERY_ROWS, :, None]
             out[one][some] = linear(logits.softmax(-1), values)
     return out
 
@@ -195,7 +194,7 @@ def relative_positions(q: Tensor, table: Tensor, axis: int) -> Tensor:
     products = linear(q, table.flip(0)).contiguous()  # with every distance key - query, from 1 - size on
     strides = list(products.stride())
     strides[axis] -= 1  # one query further on, the same key is one distance nearer
-    return products.as_strided(q.shape[:4] + (size,), strides, size - 1)
+    return products.as_strided((*q.shape[:4], size), strides, size - 1)
 
 
 def split_windows(x: Tensor, window: int) -> Tensor:

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from samcli.models.layers import ConvBN
 from samcli.models.mask_decoder import MaskDecoder
 from samcli.models.salient import SalientDecoder, SalientHead
 from samcli.models.sam import Sam
-from samcli.models.layers import ConvBN
 from samcli.models.small import GlobalBlock, InvertedResidual, SmallEncoder, SmallFeatures
 from samcli.models.transformer import TwoWayTransformer
 
