@@ -16,9 +16,8 @@ from samcli.models.layers import ConvBN, Linear, by_rows, has_onednn, linear
 from samcli.models.sam import ImageFeatures
 from samcli.models.vit import join_windows, neck, split_windows
 
-CPU_ROWS = (
-    28  # of cells that go through a layer together on a CPU, whole windows: at most 8 MiB of activations
-)
+# Rows of cells that go through a layer together on a CPU: whole windows, and at most 8 MiB of activations.
+CPU_ROWS = 28
 
 
 class TinyViT(nn.Module):
@@ -68,9 +67,10 @@ conv_bn = partial(ConvBN, names=("c", "bn"))
 class PatchEmbed(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
+        between = nn.Identity()  # the number of the GELU in the published file's names
         self.seq = nn.Sequential(
-            conv_bn(3, dim // 2, 3, 2, activation="gelu"), nn.Identity(), conv_bn(dim // 2, dim, 3, 2)
-        )  # numbered as with a GELU between
+            conv_bn(3, dim // 2, 3, 2, activation="gelu"), between, conv_bn(dim // 2, dim, 3, 2)
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) to (B, dim, S / 4, S / 4)."""
@@ -155,8 +155,8 @@ class Attention(nn.Module):
     """Self-attention within windows, one learnt bias per head and absolute distance (|dy|, |dx|).
 
     The last windows are filled up with zeros before the norm, which makes them its bias; they are attended
-    to.
-    The biases are looked up anew on every call (at most 0.4 million numbers): no cache to grow stale.
+    to. The biases per distance are looked up anew on every call (at most 0.4 million numbers): no cache to
+    grow stale.
     """
 
     def __init__(self, dim: int, num_heads: int, window: int) -> None:
