@@ -66,8 +66,10 @@ class Sam(nn.Module):
 
     def encode_image(self, images: Tensor) -> ImageFeatures:
         """images: (B, 3, S, S) from `preprocess`. Returns the features every prompt shares."""
-        features: ImageFeatures = self.image_encoder(images)
-        return features
+        embedding, high_res = self.image_encoder(images)
+        # Encoders that work channels last hand it on: an embedding is laid out as one from a file is, so that
+        # both decode to the same bits.
+        return ImageFeatures(embedding.contiguous(), tuple(finer.contiguous() for finer in high_res))
 
     def decode(
         self,

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from samcli.models.layers import ConvBN, Linear
 from samcli.models.mask_decoder import LayerNorm2d, MaskDecoder
 from samcli.models.prompt_encoder import BACKGROUND, BOTTOM_RIGHT, FOREGROUND, TOP_LEFT, PromptEncoder
 from samcli.models.sam import ImageFeatures, Sam
@@ -22,22 +23,16 @@ STRIDE = 16
 TINY_SIDE = 320  # pixels; input side of the embedded model
 
 
-def conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
-    """A convolution without bias, padded to keep its size, and batch normalisation."""
-    conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(outputs))
-
-
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions with a residual."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv1 = conv_bn(channels, channels, 3)
-        self.conv2 = conv_bn(channels, channels, 3)
+        self.conv1 = ConvBN(channels, channels, 3, activation="relu")
+        self.conv2 = ConvBN(channels, channels, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(x + self.conv2(F.relu(self.conv1(x))))
+        return F.relu(x + self.conv2(self.conv1(x)))
 
 
 class InvertedResidual(nn.Module):
@@ -46,12 +41,12 @@ class InvertedResidual(nn.Module):
     def __init__(self, channels: int, expand: int = 4) -> None:
         super().__init__()
         wide = channels * expand
-        self.widen = conv_bn(channels, wide, 1)
-        self.mix = conv_bn(wide, wide, 3, groups=wide)
-        self.narrow = conv_bn(wide, channels, 1)
+        self.widen = ConvBN(channels, wide, activation="relu")
+        self.mix = ConvBN(wide, wide, 3, groups=wide, activation="relu")
+        self.narrow = ConvBN(wide, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = x + self.narrow(F.relu(self.mix(F.relu(self.widen(x)))))
+        out: Tensor = x + self.narrow(self.mix(self.widen(x)))
         return out
 
 
@@ -63,11 +58,11 @@ class GlobalBlock(nn.Module):
         self.num_heads = num_heads
         self.position = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
         self.norm1 = nn.LayerNorm(channels)
-        self.qkv = nn.Linear(channels, 3 * channels)
-        self.proj = nn.Linear(channels, channels)
+        self.qkv = Linear(channels, 3 * channels)
+        self.proj = Linear(channels, channels)
         self.norm2 = nn.LayerNorm(channels)
-        self.lin1 = nn.Linear(channels, 4 * channels)
-        self.lin2 = nn.Linear(4 * channels, channels)
+        self.lin1 = Linear(channels, 4 * channels)
+        self.lin2 = Linear(4 * channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, C, h, w). Returns the same shape."""
@@ -77,7 +72,7 @@ class GlobalBlock(nn.Module):
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(-2)
         tokens = tokens + self.proj(mixed)
-        tokens = tokens + self.lin2(F.relu(self.lin1(self.norm2(tokens))))
+        tokens = tokens + self.lin2(self.lin1(self.norm2(tokens), "relu"))
         out: Tensor = tokens.transpose(1, 2).unflatten(-1, (h, w))
         return out
 
@@ -106,19 +101,19 @@ class SmallEncoder(nn.Module):
         w2, w4, w8, w16 = widths
         self.high_res_channels = high_res_channels
         basic, middle, deep, attention = depths
-        self.stem = nn.Sequential(conv_bn(3, w2, 3, 2), nn.ReLU())
-        self.stage4 = nn.Sequential(conv_bn(w2, w4, 3, 2), nn.ReLU(), *(BasicBlock(w4) for _ in range(basic)))
-        self.stage8 = nn.Sequential(conv_bn(w4, w8, 3, 2), *(InvertedResidual(w8) for _ in range(middle)))
-        self.stage16 = nn.Sequential(conv_bn(w8, w16, 3, 2), *(InvertedResidual(w16) for _ in range(deep)))
+        self.stem = nn.Sequential(ConvBN(3, w2, 3, 2), nn.ReLU())
+        self.stage4 = nn.Sequential(ConvBN(w2, w4, 3, 2), nn.ReLU(), *(BasicBlock(w4) for _ in range(basic)))
+        self.stage8 = nn.Sequential(ConvBN(w4, w8, 3, 2), *(InvertedResidual(w8) for _ in range(middle)))
+        self.stage16 = nn.Sequential(ConvBN(w8, w16, 3, 2), *(InvertedResidual(w16) for _ in range(deep)))
         self.attention = nn.Sequential(*(GlobalBlock(w16, num_heads) for _ in range(attention)))
         self.neck = nn.Sequential(nn.Conv2d(w16, out_channels, 1, bias=False), LayerNorm2d(out_channels))
         coarse, fine = high_res_channels
-        self.down8 = conv_bn(w16, coarse, 1)
-        self.side8 = conv_bn(w8, coarse, 1)
-        self.fuse8 = nn.Sequential(conv_bn(coarse, coarse, 3), nn.ReLU())
-        self.down4 = conv_bn(coarse, fine, 1)
-        self.side4 = conv_bn(w4, fine, 1)
-        self.fuse4 = nn.Sequential(conv_bn(fine, fine, 3), nn.ReLU())
+        self.down8 = ConvBN(w16, coarse, 1)
+        self.side8 = ConvBN(w8, coarse, 1)
+        self.fuse8 = nn.Sequential(ConvBN(coarse, coarse, 3), nn.ReLU())
+        self.down4 = ConvBN(coarse, fine, 1)
+        self.side4 = ConvBN(w4, fine, 1)
+        self.fuse4 = nn.Sequential(ConvBN(fine, fine, 3), nn.ReLU())
 
     def forward(self, images: Tensor) -> ImageFeatures:
         """images: (B, 3, S, S), S a multiple of 16. Returns strides 16, 8 and 4."""
@@ -127,6 +122,7 @@ class SmallEncoder(nn.Module):
 
     def stages(self, images: Tensor) -> SmallFeatures:
         """The same, with what the backbone has at stride 8."""
+        images = images.contiguous(memory_format=torch.channels_last)
         x4 = self.stage4(self.stem(images))
         x8 = self.stage8(x4)
         x16 = self.attention(self.stage16(x8))

@@ -5,14 +5,19 @@ Sources: TinyViT (Wu et al. 2022, section 3 and table A), MobileSAM (Zhang et al
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from samcli.models.layers import ConvBN, Linear, by_rows, has_onednn, linear
 from samcli.models.sam import ImageFeatures
 from samcli.models.vit import join_windows, neck, split_windows
+
+# Rows of cells that go through a layer together on a CPU: whole windows, and at most 8 MiB of activations.
+CPU_ROWS = 28
 
 
 class TinyViT(nn.Module):
@@ -56,19 +61,16 @@ class TinyViT(nn.Module):
         return ImageFeatures(self.neck(x))
 
 
-class ConvBN(nn.Sequential):
-    """Convolution `c` without bias and batch normalisation `bn`."""
-
-    def __init__(self, a: int, b: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> None:
-        super().__init__()
-        self.c = nn.Conv2d(a, b, kernel, stride, kernel // 2, groups=groups, bias=False)
-        self.bn = nn.BatchNorm2d(b)
+conv_bn = partial(ConvBN, names=("c", "bn"))
 
 
 class PatchEmbed(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.seq = nn.Sequential(ConvBN(3, dim // 2, 3, 2), nn.GELU(), ConvBN(dim // 2, dim, 3, 2))
+        between = nn.Identity()  # the number of the GELU in the published file's names
+        self.seq = nn.Sequential(
+            conv_bn(3, dim // 2, 3, 2, activation="gelu"), between, conv_bn(dim // 2, dim, 3, 2)
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) to (B, dim, S / 4, S / 4)."""
@@ -95,25 +97,40 @@ class MBConv(nn.Module):
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
-        self.conv1 = ConvBN(dim, hidden)
-        self.conv2 = ConvBN(hidden, hidden, 3, groups=hidden)
-        self.conv3 = ConvBN(hidden, dim)
+        self.conv1 = conv_bn(dim, hidden, activation="gelu")
+        self.conv2 = conv_bn(hidden, hidden, 3, groups=hidden, activation="gelu")
+        self.conv3 = conv_bn(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.gelu(self.conv2(F.gelu(self.conv1(x))))
-        return F.gelu(x + self.conv3(y))
+        return in_bands(self._forward, x) if has_onednn(x) and not self.training else self._forward(x)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        return F.gelu(x + self.conv3(self.conv2(self.conv1(x))))
+
+
+def in_bands(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """f(x), a few rows at a time, so that what f makes on the way stays in a CPU's cache.
+
+    x: (B, C, h, w). f: keeps the size; a row of its output depends on that row and its neighbours.
+    """
+    bands = []
+    for y in range(0, x.shape[2], CPU_ROWS):
+        above = min(y, 1)  # rows: f mistakes the edges of a band for the image's, so they are cut off
+        band = f(x[:, :, y - above : y + CPU_ROWS + 1])
+        bands.append(band[:, :, above : above + CPU_ROWS])
+    return torch.cat(bands, 2)
 
 
 class PatchMerging(nn.Module):
     def __init__(self, dim: int, out_dim: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = ConvBN(dim, out_dim)
-        self.conv2 = ConvBN(out_dim, out_dim, 3, stride, groups=out_dim)
-        self.conv3 = ConvBN(out_dim, out_dim)
+        self.conv1 = conv_bn(dim, out_dim, activation="gelu")
+        self.conv2 = conv_bn(out_dim, out_dim, 3, stride, groups=out_dim, activation="gelu")
+        self.conv3 = conv_bn(out_dim, out_dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, dim, h, w) to (B, out_dim, h / stride, w / stride)."""
-        y: Tensor = self.conv3(F.gelu(self.conv2(F.gelu(self.conv1(x)))))
+        y: Tensor = self.conv3(self.conv2(self.conv1(x)))
         return y
 
 
@@ -123,41 +140,43 @@ class Block(nn.Module):
     def __init__(self, dim: int, num_heads: int, window: int) -> None:
         super().__init__()
         self.attn = Attention(dim, num_heads, window)
-        self.local_conv = ConvBN(dim, dim, 3, groups=dim)
+        self.local_conv = conv_bn(dim, dim, 3, groups=dim)
         self.mlp = Mlp(dim, 4 * dim)
-        self.window = window
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.permute(0, 2, 3, 1)
-        windows = self.attn(split_windows(x, self.window))
-        x = x + join_windows(windows, self.window, (x.shape[1], x.shape[2]))
+        x = by_rows(lambda band: band + self.attn(band), x, CPU_ROWS)
         x = self.local_conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        x = x + self.mlp(x)
+        x = by_rows(lambda band: band + self.mlp(band), x, CPU_ROWS)
         return x.permute(0, 3, 1, 2)
 
 
 class Attention(nn.Module):
-    """Self-attention within a window, one learnt bias per head and absolute distance (|dy|, |dx|).
+    """Self-attention within windows, one learnt bias per head and absolute distance (|dy|, |dx|).
 
-    The norm stands inside, so the zeros that fill up the last windows become its bias, and are attended to.
-    The biases are looked up anew on every call (at most 0.4 million numbers): no cache to grow stale.
+    The last windows are filled up with zeros before the norm, which makes them its bias; they are attended
+    to. The biases per distance are looked up anew on every call (at most 0.4 million numbers): no cache to
+    grow stale.
     """
 
     def __init__(self, dim: int, num_heads: int, window: int) -> None:
         super().__init__()
         self.num_heads = num_heads
+        self.window = window
         self.norm = nn.LayerNorm(dim)
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.proj = nn.Linear(dim, dim)
+        self.qkv = Linear(dim, 3 * dim)
+        self.proj = Linear(dim, dim)
         self.attention_biases = nn.Parameter(torch.zeros(num_heads, window * window))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (windows, s, s, C) with s the window's side."""
-        batch, side = x.shape[:2]
-        qkv = self.qkv(self.norm(x)).reshape(batch, side**2, self.num_heads, 3, -1)  # each head's q, k, v
+        """x: (B, h, w, C). What all cells and the filling have in common is added last."""
+        scaled = F.layer_norm(x, x.shape[-1:], self.norm.weight, None, self.norm.eps)
+        windows = split_windows(linear(scaled, self.qkv.weight), self.window) + self.qkv(self.norm.bias)
+        qkv = windows.reshape(len(windows), self.window**2, self.num_heads, 3, -1)  # each head's q, k, v
         q, k, v = qkv.permute(3, 0, 2, 1, 4)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=self._bias(side))
-        projected: Tensor = self.proj(y.transpose(1, 2).reshape(x.shape))
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=self._bias(self.window))
+        y = y.transpose(1, 2).reshape(*windows.shape[:3], -1)
+        projected: Tensor = self.proj(join_windows(y, self.window, (x.shape[1], x.shape[2])))
         return projected
 
     def _bias(self, side: int) -> Tensor:
@@ -173,9 +192,9 @@ class Mlp(nn.Module):
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(dim)
-        self.fc1 = nn.Linear(dim, hidden)
-        self.fc2 = nn.Linear(hidden, dim)
+        self.fc1 = Linear(dim, hidden)
+        self.fc2 = Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.fc2(F.gelu(self.fc1(self.norm(x))))
+        out: Tensor = self.fc2(self.fc1(self.norm(x), "gelu"))
         return out

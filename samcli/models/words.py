@@ -13,10 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from samcli.models.layers import ConvBN
 from samcli.models.mask_decoder import MaskDecoder
 from samcli.models.salient import SalientDecoder, SalientHead
 from samcli.models.sam import Sam
-from samcli.models.small import GlobalBlock, InvertedResidual, SmallEncoder, SmallFeatures, conv_bn
+from samcli.models.small import GlobalBlock, InvertedResidual, SmallEncoder, SmallFeatures
 from samcli.models.transformer import TwoWayTransformer
 
 WORD_SIDE = 256  # pixels; input side that the head was trained at
@@ -50,7 +51,7 @@ class WordHead(nn.Module):
     ) -> None:
         super().__init__()
         convolutions, attention = depths
-        self.down = conv_bn(stage8_channels, width, 3, 2)
+        self.down = ConvBN(stage8_channels, width, 3, 2)
         self.convs = nn.Sequential(*(InvertedResidual(width) for _ in range(convolutions)))
         self.attention = nn.Sequential(*(GlobalBlock(width, 6) for _ in range(attention)))
         self.norm = nn.LayerNorm(width)

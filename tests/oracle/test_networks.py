@@ -129,8 +129,8 @@ def test_shallow_vit(reference: Reference, side: int, window: int) -> None:
     assert error(ours(images).embedding, theirs(images)) <= TOLERANCE
 
 
-@torch.inference_mode()
-def test_vit_computed_a_head_at_a_time(reference: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
+@torch.enable_grad()
+def test_vit_with_gradients_a_head_at_a_time(reference: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = vit_pair(reference, 320, 14, dim=96, heads=3, depth=2, every=2)
     images = torch.randn(1, 3, 320, 320, generator=torch.Generator().manual_seed(1))
     monkeypatch.setattr(vit, "BIAS_ELEMENTS", 1)
