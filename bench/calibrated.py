@@ -46,9 +46,9 @@ PASS_IOU, PASS_STABILITY = 0.5, 0.7  # of the masks
 MASKS = 150  # left in the end, or 60 % of what passes, where that is fewer
 SEED = 20
 SIDE = 1024
-RADII = (75, 55, 75, 115)  # pixels of the model frame aimed at, for each mask token
+RADII = (40, 30, 40, 60)  # pixels of the model frame aimed at, for each mask token
 SMOOTH_IMAGE = 0.1  # of the image features, beside positions of about 1
-POSITIONS = 1.5  # frequencies of the positional encoding, as times SAM's: how sharp a position is
+POSITIONS = 2.5  # frequencies of the positional encoding, as times SAM's: how sharp a position is
 LOGIT = 24.0  # where a mask is surest
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from samcli.models.layers import linear
 from samcli.models.mask_decoder import MaskDecoder
 from samcli.models.transformer import Attention, Rows, TwoWayAttentionBlock, scores_with, values_by
 
@@ -93,7 +94,7 @@ class SharedDecoder:
     def see(self, image: Tensor) -> LowRankImage:
         """The image as prompts see it first: its embedding with what no mask prompt adds, (1, C, h, w)."""
         cells = image[0].flatten(1)
-        maps = iter(torch.addmm(self._offset, self._weight, cells).split(self._sizes))
+        maps = iter(linear(self._weight, cells.T.contiguous()).add_(self._offset).split(self._sizes))
         maps_of = []
         for number in range(len(self._levels)):
             keys, values = (next(maps).T[None] for _ in range(2))
@@ -204,11 +205,14 @@ class LowRankImage:
     def project(self, weight: Tensor, bias: Tensor, prompts: Rows, cells: slice) -> Tensor:
         ((level, maps),) = self.levels
         assert maps.upscaled is not None
-        image = maps.upscaled[cells] * self.scale[prompts][:, cells, None]
         own = self.weights[prompts][:, :, cells].transpose(1, 2)
+        basis = weight @ self.basis[prompts].transpose(1, 2)  # (P, out, K)
         added = bias + weight @ level.constant
-        projected: Tensor = torch.baddbmm(image, own, self.basis[prompts] @ weight.T).add_(added)
-        return projected
+        if len(own) == 1:  # as on a CPU
+            image = linear(own[0].contiguous(), basis[0], added)[None]
+        else:
+            image = torch.baddbmm(added, own, basis.transpose(1, 2))
+        return image.addcmul_(maps.upscaled[cells], self.scale[prompts][:, cells, None])
 
     def _scores(self, tokens: Tensor, layer: nn.Linear, base: Tensor, place: Tensor) -> Tensor:
         """Scaled products of tokens (N, H, T, d) with the cells, projected by the layer. base, place: (1, HW,
@@ -218,6 +222,5 @@ class LowRankImage:
         tokens = tokens * width**-0.5
         of_basis = (self.basis @ layer.weight.T).unflatten(-1, (heads, width)).permute(0, 2, 3, 1)
         own = ((tokens @ of_basis).flatten(1, 2) @ self.weights).unflatten(1, tokens.shape[1:3])
-        return own.addcmul_(scores_with(tokens, base), self.scale[:, None, None]).add_(
-            scores_with(tokens, place)
-        )
+        scores: Tensor = own.addcmul_(scores_with(tokens, base), self.scale[:, None, None])
+        return scores + scores_with(tokens, place)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from samcli.models.layers import Linear, linear
 from samcli.models.transformer import CellImage, Rows, TokenView, TwoWayTransformer, add_shared
 
 CPU_CELLS = 1024  # upscaled at once: with 256 channels 1 MiB, and four times as much after
@@ -37,11 +38,11 @@ class MLP(nn.Module):
     def __init__(self, input_dim: int, hidden_dim: int, output_dim: int, num_layers: int) -> None:
         super().__init__()
         widths = [input_dim, *[hidden_dim] * (num_layers - 1), output_dim]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+        self.layers = nn.ModuleList(Linear(a, b) for a, b in pairwise(widths))
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers[:-1]:
-            x = F.relu(layer(x))
+            x = layer(x, "relu")
         out: Tensor = self.layers[-1](x)
         return out
 
@@ -167,10 +168,11 @@ class MaskDecoder(nn.Module):
             x = x + finer[0]
         x = x.unflatten(-1, (4, -1))
         x = F.gelu(F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps))
-        x = F.linear(x, *second).flatten(2)
         if finer:
-            x = x + finer[1]
-        upscaled: Tensor = F.gelu(x).unflatten(-1, (16, -1)).flatten(1, 2)
+            x = F.gelu(linear(x, *second).flatten(2) + finer[1])
+        else:
+            x = linear(x, *second, "gelu").flatten(2)
+        upscaled: Tensor = x.unflatten(-1, (16, -1)).flatten(1, 2)
         return upscaled
 
     def upscaling_layers(self) -> tuple[tuple[Tensor, Tensor], LayerNorm2d, tuple[Tensor, Tensor]]:

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from samcli.models.layers import Linear, linear
+
 Rows: TypeAlias = slice | list[int]
 
 
@@ -28,10 +30,10 @@ class Attention(nn.Module):
         if inner % num_heads:
             raise ValueError(f"num_heads {num_heads} does not divide the inner width {inner}")
         self.num_heads = num_heads
-        self.q_proj = nn.Linear(embedding_dim, inner)
-        self.k_proj = nn.Linear(embedding_dim, inner)
-        self.v_proj = nn.Linear(embedding_dim, inner)
-        self.out_proj = nn.Linear(inner, embedding_dim)
+        self.q_proj = Linear(embedding_dim, inner)
+        self.k_proj = Linear(embedding_dim, inner)
+        self.v_proj = Linear(embedding_dim, inner)
+        self.out_proj = Linear(inner, embedding_dim)
 
     def heads(self, x: Tensor) -> Tensor:
         """(..., T, I) to (..., H, T, d), d = I / H."""
@@ -57,11 +59,11 @@ class Attention(nn.Module):
 class MLPBlock(nn.Module):
     def __init__(self, embedding_dim: int, mlp_dim: int) -> None:
         super().__init__()
-        self.lin1 = nn.Linear(embedding_dim, mlp_dim)
-        self.lin2 = nn.Linear(mlp_dim, embedding_dim)
+        self.lin1 = Linear(embedding_dim, mlp_dim)
+        self.lin2 = Linear(mlp_dim, embedding_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.lin2(F.relu(self.lin1(x)))
+        out: Tensor = self.lin2(self.lin1(x, "relu"))
         return out
 
 
@@ -175,7 +177,7 @@ class CellImage:
         return CellImage(block.norm4(add_shared(self._cells, update)), self._position)
 
     def project(self, weight: Tensor, bias: Tensor, prompts: Rows, cells: slice) -> Tensor:
-        return F.linear(self._cells[prompts][:, cells], weight, bias)
+        return linear(self._cells[prompts][:, cells], weight, bias)
 
     def _scores(self, tokens: Tensor, layer: nn.Linear) -> Tensor:
         """Scaled products of tokens (N, H, T, d) with the cells, which the layer projects to (..., H * d).
