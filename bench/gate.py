@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco
 
-EQUAL_SHARE = 0.99  # of the masks that both have, at least so many are equal to the pixel, or all but one
+EQUAL_SHARE = 0.99  # of the masks that both have, at least so many are equal to the pixel
 MOST_PIXELS = 2  # that the others differ by
 NEAR = 1e-5  # a mask that one side lacks must come so close to a threshold
 
@@ -72,7 +72,7 @@ def compare(ours: list[Mask], theirs: list[Mask], settings: dict[str, Any] | Non
         if pixels == 0 and "bbox" in mine and list(mine["bbox"]) != list(other["bbox"]):
             faults.append(f"mask {number} is equal but its box is {mine['bbox']}, not {other['bbox']}")
     equal = len(pairs) - len(differing)
-    if len(differing) > max(1, (1 - EQUAL_SHARE) * len(pairs)):
+    if len(differing) > (1 - EQUAL_SHARE) * len(pairs):
         faults.append(f"only {equal} of {len(pairs)} masks are equal")
     if not pairs:
         faults.append("there are no masks to compare")

@@ -272,7 +272,7 @@ Everything mode is with 16x16 points where nothing else is said.
 """
 
 OUTPUT_NOTES = f"""
-Passed means: at least {100 * gate.EQUAL_SHARE:g} % of the masks (or all but one) equal to the pixel and with
+Passed means: at least {100 * gate.EQUAL_SHARE:g} % of the masks equal to the pixel and with
 equal boxes, the others at most {gate.MOST_PIXELS} pixels off, and a mask that only one side has within
 {gate.NEAR:g} of a threshold (predicted IoU, stability, overlap of boxes). Features and logits: at most
 {speed.NEAR_TENSORS:g} of the largest value apart.

@@ -251,7 +251,12 @@ def postprocess_samcli(spec: Spec) -> Work:
 
     def work(photo: Photo, clock: Clock, warm: bool) -> Any:
         embedding, answers = predictor.embed(photo), recorded(spec, warm)
-        predictor.decode = lambda _, coords, *__, **___: answers(len(coords))
+
+        def decode(_: Any, coords: Any, *__: Any, min_iou: float, **___: Any) -> tuple[Tensor, Tensor]:
+            logits, iou = answers(len(coords))
+            return logits[iou > min_iou], iou
+
+        predictor.decode = decode
         with clock.running():
             masks = samcli.automask(predictor, photo, config, embedding=embedding)
         return [as_dict(mask) for mask in masks]
@@ -333,7 +338,7 @@ def points_samcli(spec: Spec) -> Work:
             logits, iou = predictor.decode(
                 embedding, points[:, None], np.ones((len(points), 1)), multimask=True
             )
-        return sampled(logits, iou)
+        return sampled(logits.unflatten(0, iou.shape), iou)
 
     return work
 
@@ -436,7 +441,7 @@ def prepare(spec: Spec) -> dict[str, Any]:
             logits, iou = predictor.decode(
                 predictor.embed(photo), points[:, None], np.ones((len(points), 1)), multimask=True
             )
-            np.savez(file, logits=logits.numpy(), iou=iou.numpy())
+            np.savez(file, logits=logits.unflatten(0, iou.shape).numpy(), iou=iou.numpy())
         made["recorded"] = str(file)
     if "onnxruntime" in spec["sides"]:
         made["onnx"] = str(exported(spec | made, folder / f"{spec['model']}.onnx"))

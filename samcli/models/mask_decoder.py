@@ -154,7 +154,9 @@ class MaskDecoder(nn.Module):
             logits = torch.cat(parts, 2) if len(parts) > 1 else parts[0]
             logits = logits.unflatten(2, (height, width, 2, 2, 2, 2))  # cells, their quarters, those quarters
             drawn.append(logits.permute(0, 1, 2, 4, 6, 3, 5, 7).reshape(*kernels.shape[:2], 4 * height, -1))
-        return torch.cat(drawn) if drawn else answers.kernels.new_zeros(0, 0, 4 * height, 4 * width)
+        if not drawn:
+            return answers.kernels.new_zeros(0, answers.kernels.shape[1], 4 * height, 4 * width)
+        return torch.cat(drawn)
 
     def _upscale(self, image: TokenView, prompts: Rows, cells: slice, finer: Sequence[Tensor]) -> Tensor:
         """Sixteen vectors for each of some cells, as some prompts see them: (P, cells * 16, c).
