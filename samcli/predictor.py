@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import torch
@@ -119,6 +119,7 @@ class Predictor:
 
     prompts_per_call and images_per_call bound what goes through the decoder and the encoder at once. When
     memory runs out they are halved, with a SamcliNote, and stay so; they change the speed, not the answers.
+    The decoder's weights are rearranged for the first prompt: a Sam that was changed needs a new Predictor.
     """
 
     def __init__(
@@ -143,6 +144,12 @@ class Predictor:
         self.images_per_call = 8
         self._last_seen: tuple[weakref.ref[Embedding], TokenView] | None = None
         self.stability_offset = float(spec.automask.get("stability_score_offset", STABILITY_OFFSET))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle: without what can be made again."""
+        made = ("_last_seen", "_shared", "_positions")
+        kept = {name: value for name, value in self.__dict__.items() if name not in made}
+        return {**kept, "_last_seen": None}
 
     def embed(self, image: NDArray[np.uint8], *, image_sha256: str | None = None) -> Embedding:
         """Encode one image, (H, W, 3) uint8 RGB. image_sha256: of its file's bytes. Raises SamcliError."""

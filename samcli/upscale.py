@@ -24,8 +24,8 @@ from samcli.records import RLE
 
 TILE = 96  # pixels; side of what is interpolated at once
 NEVER = -1e9  # a logit below any threshold; finite, because it is multiplied by 0
-_CPU_TILES, _GPU_TILES = 64, 2**15  # at once: 2 MiB of logits on a CPU, 1 GiB on a GPU
-_CPU_MASKS, _GPU_MASKS = 1, 64  # of the image's size, at once
+_CPU_TILES, _GPU_TILES = 64, 2**12  # at once: 2 MiB of logits on a CPU, 144 MiB on a GPU
+_CPU_PIXELS, _GPU_PIXELS = 1, 2**27  # of whole masks at once; at least one mask
 
 
 class Measures(NamedTuple):
@@ -58,7 +58,8 @@ class Upscaling:
         self._columns = _axis(low[1], side, input_size[1], size[1], device)
         on_cpu = device.type == "cpu"
         self._tiles_at_once = _CPU_TILES if on_cpu else _GPU_TILES
-        self._masks_at_once = _CPU_MASKS if on_cpu else _GPU_MASKS
+        pixels = _CPU_PIXELS if on_cpu else _GPU_PIXELS
+        self._masks_at_once = max(1, pixels // (size[0] * size[1]))
 
     def __call__(self, logits: Tensor) -> Tensor:
         """(..., h, w) low-res logits to (..., H, W) float32."""
@@ -234,5 +235,5 @@ def _together(tiles: NDArray[np.int64], count: int) -> Measures:
     np.minimum.at(boxes[:, :2], drawn[:, 0], drawn[:, 4:6])
     np.maximum.at(boxes[:, 2:], drawn[:, 0], drawn[:, 6:])
     boxes[sums[2] == 0] = 0
-    stability = sums[0].astype(np.float32) / np.maximum(sums[1], 1).astype(np.float32)
-    return Measures(sums[2], stability.astype(np.float32), boxes)
+    inner, outer = sums[0].astype(np.float32), np.maximum(sums[1], 1).astype(np.float32)
+    return Measures(sums[2], np.divide(inner, outer, dtype=np.float32), boxes)

@@ -9,6 +9,7 @@ when no gradients are asked for; elsewhere torch's own functions do.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Literal
 
 import torch
@@ -21,13 +22,23 @@ ONEDNN_PRODUCTS = 1 << 20  # multiplications below which calling oneDNN costs mo
 
 
 def has_onednn(x: Tensor) -> bool:
-    """Whether oneDNN may compute what follows from x: fp32 on a CPU, without gradients."""
+    """Whether oneDNN may compute what follows from x: fp32 on a CPU, without gradients, not for export."""
     return (
         x.device.type == "cpu"
         and x.dtype == torch.float32
         and not torch.is_grad_enabled()
-        and torch.backends.mkldnn.is_available()
+        and _there()
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
     )
+
+
+@cache
+def _there() -> bool:
+    """Whether this torch has oneDNN with the operations that its compiler uses, and so no public name."""
+    operations = torch.ops.mkldnn
+    names = ("_linear_pointwise", "_convolution_pointwise")
+    return torch.backends.mkldnn.is_available() and all(hasattr(operations, name) for name in names)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: Activation = "none") -> Tensor:

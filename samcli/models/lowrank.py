@@ -74,7 +74,7 @@ class SharedDecoder:
             weight, start, *earlier = (x - x.mean(0) for x in (weight, start, *earlier))
             ask(torch.eye(len(weight), device=place.device))
             for columns in earlier:
-                ask(columns.T)
+                ask(columns.T / len(columns))  # a mean over channels: sums can leave 16 bits
             gain = norm.weight.float()
             weight, *earlier = (gain[:, None] * x for x in (weight, *earlier))
             start = gain * start
@@ -100,7 +100,7 @@ class SharedDecoder:
             keys, values = (next(maps).T[None] for _ in range(2))
             if number < len(self._levels) - 1:
                 asks = next(maps).T[None]
-                energy = next(maps).float().square().sum(0)
+                energy = next(maps).float().square().mean(0)
                 shared = tuple(next(maps).T[None] for _ in range(2 * number + 1))
                 maps_of.append(_LevelMaps(keys, values, asks, energy, shared))
             else:
@@ -134,9 +134,9 @@ class _Level:
 class _LevelMaps:
     """What the base of one image gives after some blocks.
 
-    keys, values, asks: (1, HW, I). energy: (HW) float32, squares of the next norm's centred input. shared:
-    its products with the basis vectors: for each block's heads (1, HW, I), from the second block on preceded
-    by what was added, (1, HW, 1). upscaled: (HW, out), in the end.
+    keys, values, asks: (1, HW, I). energy: (HW) float32, mean squares of the next norm's centred input.
+    shared: its mean products with the basis vectors: for each block's heads (1, HW, I), from the second block
+    on preceded by what was added, (1, HW, 1). upscaled: (HW, out), in the end.
     """
 
     keys: Tensor
@@ -194,10 +194,12 @@ class LowRankImage:
                 shared.append(map_.transpose(1, 2).expand(len(weights), -1, -1))
             else:
                 shared.append(scores_with(answered[number // 2], map_).flatten(1, 2))
-        products = torch.cat(shared, 1).mul_(2 * self.scale[:, None])
-        products = torch.baddbmm(products, basis @ basis.transpose(1, 2), weights)
-        energy = maps.energy * self.scale.float() ** 2 + (products * weights).sum(1, dtype=torch.float32)
-        smaller = (energy / basis.shape[-1] + norm.eps).rsqrt().to(weights.dtype)
+        # The variance is a small difference of large sums: in fp32, as norms compute it.
+        exact, scale = weights.float(), self.scale.float()
+        gram = basis.float() @ basis.float().transpose(1, 2) / basis.shape[-1]
+        products = torch.baddbmm(torch.cat(shared, 1).float().mul_(2 * scale[:, None]), gram, exact)
+        energy = maps.energy * scale**2 + products.mul_(exact).sum(1)
+        smaller = (energy.clamp_(min=0) + norm.eps).rsqrt().to(weights.dtype)
         return LowRankImage(
             self.levels[1:], self.scale * smaller, weights * smaller[:, None], basis * norm.weight, answered
         )

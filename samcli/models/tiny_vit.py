@@ -145,7 +145,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.permute(0, 2, 3, 1)
-        x = by_rows(lambda band: band + self.attn(band), x, CPU_ROWS)
+        window = self.attn.window
+        x = by_rows(lambda band: band + self.attn(band), x, max(1, CPU_ROWS // window) * window)
         x = self.local_conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         x = by_rows(lambda band: band + self.mlp(band), x, CPU_ROWS)
         return x.permute(0, 3, 1, 2)

@@ -140,3 +140,13 @@ def test_inference_encodes_as_training_sees_it(name: str) -> None:
     assert error(features.embedding, expected.embedding) <= 1e-5
     for ours, theirs in zip(features.high_res, expected.high_res, strict=True):
         assert error(ours, theirs) <= 1e-5
+
+
+@torch.inference_mode(False)
+def test_what_is_exported_has_torchs_own_operations() -> None:
+    """Else no other program could read it."""
+    layer = layers.Linear(512, 512).eval()
+    with torch.no_grad():
+        assert layers.has_onednn(torch.zeros(64, 512))
+        program = torch.export.export(layer, (torch.zeros(64, 512),))
+    assert "mkldnn" not in str(program.graph)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 import reduced
@@ -52,6 +54,34 @@ def test_it_gives_what_the_cells_give(sam: Sam, kind: str, prompts: int) -> None
     assert expected.std() > 0.01
     assert (logits - expected).abs().max() <= 1e-5 * expected.abs().max()
     assert (iou - expected_iou).abs().max() <= 1e-5 * expected_iou.abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("large", ["answers", "what they cancel"])
+@torch.inference_mode()
+def test_in_16_bits_large_values_are_as_good_as_in_cells(sam: Sam, dtype: torch.dtype, large: str) -> None:
+    block = sam.mask_decoder.transformer.blocks[0].cross_attn_image_to_token
+    shift = torch.zeros(1, 256, 1, 1)
+    if large == "answers":  # whose squares, summed over channels, are beyond fp16
+        block.v_proj.weight *= 30
+        block.out_proj.weight *= 30
+    else:  # a constant in the cells that the answers take away: the variance is a small difference
+        change = 2 * torch.randn(128, generator=torch.Generator().manual_seed(6))
+        block.v_proj.bias -= change
+        shift = (block.out_proj.weight @ change).view(1, 256, 1, 1)
+    features = sam.encode_image(reduced.images(1)).embedding + shift
+    coords, labels = reduced.prompts(3, *KINDS["a click"])
+    found = {}
+    for name, kind in (("exact", torch.float32), ("cells", dtype), ("low rank", dtype)):
+        decoder = sam.mask_decoder.to(kind)
+        sparse, dense = (x.to(kind) for x in sam.prompt_encoder(coords, labels, None))
+        positions = sam.prompt_encoder.get_dense_pe().to(kind)
+        cells = decoder.see(features.to(kind), dense, positions)
+        shared = SharedDecoder(decoder, positions).see(features.to(kind) + dense)
+        answers = decoder.answer(shared if name == "low rank" else cells, sparse, multimask=None)
+        found[name] = decoder.draw(answers, range(3), (16, 16)).float()
+    errors = {name: float((found[name] - found["exact"]).norm() / found["exact"].norm()) for name in found}
+    assert errors["low rank"] <= 3 * errors["cells"] + 0.02, errors
 
 
 @pytest.mark.parametrize("low_rank", [False, True])
@@ -122,3 +152,11 @@ def test_answers_of_low_predicted_iou_are_not_drawn(sam: Sam) -> None:
     assert torch.equal(drawn, every.unflatten(0, iou.shape)[iou > limit])
     none, _ = predictor.decode(embedding, points, np.ones((9, 1)), multimask=True, min_iou=1e9)
     assert len(none) == 0
+
+
+def test_a_predictor_that_was_used_can_be_pickled(sam: Sam) -> None:
+    predictor = Predictor(sam, MODELS["vit_b"], "a" * 64)
+    embedding = predictor.embed(np.zeros((40, 60, 3), np.uint8))
+    expected = predictor.predict(embedding, Prompt(points=[(3, 4)]))
+    again = pickle.loads(pickle.dumps(predictor)).predict(embedding, Prompt(points=[(3, 4)]))
+    assert np.array_equal(again.low_res_logits, expected.low_res_logits)
