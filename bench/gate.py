@@ -14,6 +14,7 @@ from pycocotools import mask as coco
 
 EQUAL_SHARE = 0.99  # of the masks that both have, at least so many are equal to the pixel
 MOST_PIXELS = 2  # that the others differ by
+NEAR_STABILITY = 1e-3  # of pairs: a few pixels of the two versions
 NEAR = 1e-5  # a mask that one side lacks must come so close to a threshold
 
 Mask = dict[str, Any]
@@ -69,6 +70,9 @@ def compare(ours: list[Mask], theirs: list[Mask], settings: dict[str, Any] | Non
             differing.append(pixels)
         if pixels > MOST_PIXELS:
             faults.append(f"mask {number} differs by {pixels} pixels")
+        apart = abs(mine.get("stability_score", 0) - other.get("stability_score", 0))
+        if apart > NEAR_STABILITY:
+            faults.append(f"mask {number} differs by {apart:.1g} in stability")
         if pixels == 0 and "bbox" in mine and list(mine["bbox"]) != list(other["bbox"]):
             faults.append(f"mask {number} is equal but its box is {mine['bbox']}, not {other['bbox']}")
     equal = len(pairs) - len(differing)

@@ -4,7 +4,8 @@
 
 Each round of a case runs every program once, each in a process of its own, taking turns at being the first;
 before and after it a matrix product tells how much of the machine there is. A round during which it fell by
-more than a fifth is done again, a few times at most. The outputs of every round go through bench/gate.py.
+more than a fifth is discarded and done again, a few times at most. The outputs of every round go through
+bench/gate.py.
 
 A finished round is a file below DIR and is not run again, unless the case or samcli's code has changed: stop
 at any time and go on later. (DIR also holds the weights; when bench/calibrated.py changes, remove it.) Then
@@ -26,6 +27,7 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -183,8 +185,20 @@ def measure(cases: list[Case], folder: Path, rounds: int) -> int:
             file = folder / "rounds" / f"{case.name}-{number}.json"
             found = finished(file, case)
             if found is None:
-                made = made or child(needs(case, folder))
-                found = round_of(case, number, made, folder)
+                try:
+                    made = made or child(needs(case, folder))
+                    found = round_of(case, number, made, folder)
+                except ChildProcessError as error:  # such as out of memory; the other cases go on
+                    print(f"{case.name} {number}: {error}", file=sys.stderr)
+                    wrong = 1
+                    break
+                if found is None:
+                    print(
+                        f"{case.name} {number}: discarded; run it again when the machine is calm",
+                        file=sys.stderr,
+                    )
+                    wrong = 1
+                    continue
                 partial = file.with_suffix(".partial")
                 partial.write_text(json.dumps(found, indent=1) + "\n")
                 partial.replace(file)
@@ -203,13 +217,21 @@ def finished(file: Path, case: Case) -> dict[str, Any] | None:
         return None
     found: dict[str, Any] = json.loads(file.read_text())
     code = found["runs"]["samcli"]["modules"]
-    if found["case"] != json.loads(json.dumps(asdict(case))):
+    if found["case"] != json.loads(json.dumps(asdict(case))) or found["bench"] != own_code():
         return None
     for name, sha256 in code.items():
         module = ROOT / name
         if not module.exists() or hashlib.sha256(module.read_bytes()).hexdigest() != sha256:
             return None
     return found
+
+
+@cache
+def own_code() -> str:
+    """Of what decides about times and outputs beside samcli, which a change of makes stale."""
+    files = (Path(__file__).with_name(name) for name in ("timed.py", "gate.py", "calibrated.py"))
+    versions = {name: metadata.version(name) for name in ("torch", "numpy")}
+    return hashlib.sha256(b"".join(f.read_bytes() for f in files) + str(versions).encode()).hexdigest()
 
 
 def needs(case: Case, folder: Path) -> dict[str, Any]:
@@ -228,8 +250,8 @@ def spec_of(case: Case, side: str, made: dict[str, Any], folder: Path) -> dict[s
     return made | spec | places | {"side": side}
 
 
-def round_of(case: Case, number: int, made: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """One round that counts, or the last try."""
+def round_of(case: Case, number: int, made: dict[str, Any], folder: Path) -> dict[str, Any] | None:
+    """One round that counts; none when the machine was busy at every try."""
     for tries in range(1, TRIES + 1):
         load = os.getloadavg()[0]
         before = probe(case.threads, folder)
@@ -239,15 +261,16 @@ def round_of(case: Case, number: int, made: dict[str, Any], folder: Path) -> dic
             runs[side] = child(spec_of(case, side, made, folder))
         after = probe(case.threads, folder)
         usual = usual_probe(case.threads, folder)
-        disturbed = min(before["median"], after["median"]) < FALL * max(usual, before["median"])
-        if not disturbed:
+        if min(before["median"], after["median"]) >= FALL * max(usual, before["median"]):
             break
         print(f"  {case.name} {number}: the machine was busy, try {tries}", file=sys.stderr)
+    else:
+        return None
     return {
         "case": asdict(case),
         "round": number,
         "tries": tries,
-        "disturbed": bool(disturbed),
+        "bench": own_code(),
         "load": load,
         "probe": {"before": before, "after": after},
         "machine": machine(),
@@ -303,7 +326,7 @@ def children(specs: list[dict[str, Any]], threads: int) -> list[dict[str, Any]]:
         check=False,
     )
     if done.returncode:
-        sys.exit(f"{done.stderr}\nbench/timed.py failed with {json.dumps(specs)}")
+        raise ChildProcessError(f"{done.stderr}\nbench/timed.py failed with {json.dumps(specs)}")
     answers: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
     return answers
 

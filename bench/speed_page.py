@@ -106,7 +106,6 @@ def table(rounds: dict[str, list[Round]]) -> str:
             share = statistics.median(a / b for a, b in zip(*peaks, strict=True))
             goals[0] += f", memory at most {case.memory:.2f}x"
             reached += f"; memory {share:.2f}x" + ("" if share <= case.memory else " **no**")
-        disturbed = sum(r["disturbed"] for r in some)
         cells = [
             case.title,
             *goals,
@@ -115,7 +114,7 @@ def table(rounds: dict[str, list[Round]]) -> str:
             reached,
             *(f"{statistics.median(side):.2f} s" if side else "" for side in sides),
             *(f"{statistics.median(side) / 2**30:.2f} GiB" if side else "" for side in peaks),
-            f"{len(some)}" + (f" ({disturbed} disturbed)" if disturbed else ""),
+            f"{len(some)}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
@@ -234,7 +233,9 @@ def machine(every: list[Round], folder: Path) -> str:
         own = [r["probe"][when] for r in every if r["case"]["threads"] == threads for when in r["probe"]]
         probes.append(
             f"{statistics.median(p['median'] for p in own):.0f} GF/s at {threads} "
-            f"thread{'s' if threads > 1 else ''} (best {max(p['best'] for p in own):.0f})"
+            f"thread{'s' if threads > 1 else ''} (best by "
+            + ", by ".join(f"{name} {max(p['each'][name] for p in own):.0f}" for name in own[0]["each"])
+            + ")"
         )
     return (
         f"## The machine\n\n- {about['cpu']}, {about['cores']} cores\n- {versions}\n"
@@ -266,9 +267,10 @@ results.
 TABLE_NOTES = """
 *median* and *worst* are over the rounds: how many times faster samcli is than the reference in the same
 round; seconds; or how many times the seconds that the encoder's floating-point operations would take at the
-best speed of a matrix product in the same round. *reached* is about the median: yes, the aim, or no. Seconds
-and memory are medians; memory is the peak of the whole process, with Python, torch and the model in it.
-Everything mode is with 16x16 points where nothing else is said.
+best speed of a matrix product in the same round, by torch.mm or by oneDNN (samcli's linear layers use the
+latter; on CPUs other than Intel's it is up to twice as fast, and part of every ratio here). *reached* is
+about the median: yes, the aim, or no. Seconds and memory are medians; memory is the peak of the whole
+process, with Python, torch and the model in it. Everything mode is with 16x16 points where nothing else is said.
 """
 
 OUTPUT_NOTES = f"""
@@ -295,8 +297,7 @@ METHOD = f"""## How it is measured
   the more samcli saves.
 - The photo is examples/{calibrated.PHOTO.name}, scaled with Pillow.
 - A matrix product before and after each round tells how much of the machine there is; a round during which it
-  fell below {100 * speed.FALL:g} % of the usual is done again; at the try number {speed.TRIES} it counts all
-  the same, as *disturbed*.
+  fell below {100 * speed.FALL:g} % of the usual is discarded and done again, {speed.TRIES} times at most.
 - The reference runs without torchvision: its two box functions are stand-ins in Python
   (tests/oracle/reference.py), a small part of its time.
 
