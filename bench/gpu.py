@@ -328,19 +328,29 @@ def floor(bench: Bench) -> None:
 
 
 def operations(name: str) -> tuple[float, float]:
-    """Floating-point operations of encoding an image, and of decoding one of 64 points."""
+    """Floating-point operations of encoding an image, and of decoding one of 64 points as a Predictor does."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
+    from samcli.models.lowrank import SharedDecoder
     from samcli.models.registry import build_sam
 
     with torch.device("meta"), torch.no_grad():
         sam = build_sam(name).eval().requires_grad_(False)
         with FlopCounterMode(display=False) as encoder:
             features = sam.encode_image(torch.zeros(1, 3, sam.image_size, sam.image_size))
-        with FlopCounterMode(display=False) as decoder:
-            sam.decode(features, torch.zeros(64, 2, 2), torch.zeros(64, 2, dtype=torch.int64), multimask=True)
-    return encoder.get_total_flops(), decoder.get_total_flops() / 64
+        prompts, decoder = sam.prompt_encoder, sam.mask_decoder
+        places = prompts.get_dense_pe()
+        shared = None if prompts.dense_by_prompt else SharedDecoder(decoder, places)
+        with FlopCounterMode(display=False) as decoding:
+            sparse, dense = prompts(torch.zeros(64, 2, 2), torch.zeros(64, 2, dtype=torch.int64), None)
+            if shared:
+                image = shared.see(features.embedding + dense)
+            else:
+                image = decoder.see(features.embedding, dense, places)
+            answers = decoder.answer(image, sparse, multimask=True)
+            decoder.draw(answers, range(64), prompts.image_embedding_size, features.high_res)
+    return encoder.get_total_flops(), decoding.get_total_flops() / 64
 
 
 def compare(note: Callable[..., None], name: str, seconds: float, count: float, peak: float) -> None:

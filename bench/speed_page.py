@@ -270,7 +270,8 @@ round; seconds; or how many times the seconds that the encoder's floating-point 
 best speed of a matrix product in the same round, by torch.mm or by oneDNN (samcli's linear layers use the
 latter; on CPUs other than Intel's it is up to twice as fast, and part of every ratio here). *reached* is
 about the median: yes, the aim, or no. Seconds and memory are medians; memory is the peak of the whole
-process, with Python, torch and the model in it. Everything mode is with 16x16 points where nothing else is said.
+process, with Python, torch and the model in it. Everything mode is with 16x16 points where nothing else is
+said.
 """
 
 OUTPUT_NOTES = f"""
