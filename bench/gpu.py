@@ -328,7 +328,7 @@ def floor(bench: Bench) -> None:
 
 
 def operations(name: str) -> tuple[float, float]:
-    """Floating-point operations of encoding an image, and of decoding one of 64 points as a Predictor does."""
+    """Floating-point operations of encoding an image, and of decoding one of 64 points, as Predictors do."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
