@@ -2,7 +2,7 @@
 
 After SAM's appendix B. The stages and their order are those of the reference's SamAutomaticMaskGenerator.
 Heavy work is put off until it is needed: masks are scaled up only after the predicted-IoU filter, only within
-their own surroundings, one at a time, and are encoded only after the duplicates are gone.
+their own surroundings, a few at a time, and are encoded only after the duplicates are gone.
 """
 
 from __future__ import annotations
@@ -230,8 +230,8 @@ def _look(
     x0, y0, _, _ = crop
     upscaling = predictor.upscaling(embedding)
     groups = list(_candidates(predictor, embedding, upscaling, crop, size, points_per_side, settings))
-    boxes, ious = (np.concatenate([group[i] for group in groups]) for i in (3, 1))
-    kept = nms(boxes, ious, settings.box_nms_thresh)
+    boxes = np.concatenate([group.boxes for group in groups])
+    kept = nms(boxes, np.concatenate([group.iou for group in groups]), settings.box_nms_thresh)
     found: dict[int, _Found] = {}
     first = 0
     for group in groups:

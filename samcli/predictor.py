@@ -36,7 +36,7 @@ from samcli.masks import MASK_THRESHOLD, encode_rle, mask_bbox
 from samcli.models.lowrank import SharedDecoder
 from samcli.models.prompt_encoder import BOTTOM_RIGHT, PADDING, TOP_LEFT
 from samcli.models.sam import ImageFeatures, Sam
-from samcli.models.transformer import TokenView
+from samcli.models.transformer import ImageView
 from samcli.records import MaskRecord, Prompt
 from samcli.upscale import Upscaling
 from samcli.weights import DEFAULT_MODEL, ModelSpec, load_sam
@@ -142,7 +142,7 @@ class Predictor:
             4, budget // (self._grid[0] * self._grid[1] * sam.prompt_encoder.embed_dim)
         )
         self.images_per_call = 8
-        self._last_seen: tuple[weakref.ref[Embedding], TokenView] | None = None
+        self._last_seen: tuple[weakref.ref[Embedding], ImageView] | None = None
         self.stability_offset = float(spec.automask.get("stability_score_offset", STABILITY_OFFSET))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -308,7 +308,7 @@ class Predictor:
         logits = decoder.draw(answers, rows, self._grid, embedding.high_res)
         return logits[good[rows]].float(), iou
 
-    def _view(self, embedding: Embedding, dense: Tensor, tokens: int, *, given: bool) -> TokenView:
+    def _view(self, embedding: Embedding, dense: Tensor, tokens: int, *, given: bool) -> ImageView:
         """The image as the prompts see it first. dense: what their masks add, `given` or none. tokens: of
         a prompt.
         """

@@ -115,9 +115,8 @@ class Upscaling:
         """
         rles: list[RLE] = []
         for some in logits.float().split(self._masks_at_once):
-            x, y, bits = self._window(
-                some.mT, threshold, self._columns, self._rows
-            )  # column by column, as RLE runs
+            # column by column, as RLE runs
+            x, y, bits = self._window(some.mT, threshold, self._columns, self._rows)
             padded = F.pad(bits, (1, 1))  # so that every run ends within its column
             flat = padded.flatten()
             changes = flat[1:] != flat[:-1]
@@ -137,23 +136,17 @@ class Upscaling:
         all, and its top and left.
         """
         low, high = _bounds(logits, rows, columns)
-        touched = high > threshold
+        touched, inside = high > threshold, low > threshold
         y0, y1 = _extent(touched.any(2).any(0))
         x0, x1 = _extent(touched.any(1).any(0))
-        bits = (low > threshold)[:, y0:y1, None, x0:x1, None].expand(-1, -1, TILE, -1, TILE).contiguous()
+        bits = inside[:, y0:y1, None, x0:x1, None].expand(-1, -1, TILE, -1, TILE).contiguous()
         for (owner, row, column), part in _tiles(
-            logits, torch.nonzero(touched & ~(low > threshold)), rows, columns, self._tiles_at_once
+            logits, torch.nonzero(touched & ~inside), rows, columns, self._tiles_at_once
         ):
             bits[owner, row - y0, :, column - x0] = part > threshold
         tall, wide = bits.shape[1] * TILE, bits.shape[3] * TILE
         top, left = y0 * TILE, x0 * TILE
         return top, left, bits.view(len(bits), tall, wide)[:, : rows.size - top, : columns.size - left]
-
-
-@lru_cache(maxsize=32)
-def _axis(low: int, side: int, kept: int, size: int, device: torch.device) -> _Axis:
-    """Those of a folder's images are often the same."""
-    return _Axis(low, side, kept, size, device)
 
 
 def _bounds(logits: Tensor, rows: _Axis, columns: _Axis) -> tuple[Tensor, Tensor]:
@@ -223,6 +216,9 @@ class _Axis:
         self.cells = torch.from_numpy(cells).to(device)
         self.starts = torch.from_numpy(starts).to(device)
         self.lengths = torch.from_numpy(stops - starts).to(device)
+
+
+_axis = lru_cache(maxsize=8)(_Axis)  # images of a folder, and crops of an image, often share theirs
 
 
 def _together(tiles: NDArray[np.int64], count: int) -> Measures:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -24,15 +21,8 @@ WIDTH, HEIGHT = 2400, 20
 
 
 @pytest.fixture(scope="module")
-def gate() -> ModuleType:
-    file = Path(__file__).parents[1] / "bench" / "gate.py"
-    spec = importlib.util.spec_from_file_location("bench_gate", file)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["bench_gate"] = module  # dataclasses look there
-    spec.loader.exec_module(module)
-    return module
+def gate(benchmark: Callable[[str], ModuleType]) -> ModuleType:
+    return benchmark("gate")
 
 
 def mask(place: int, *, extra: int = 0, iou: float = 0.9, stability: float = 0.95) -> dict[str, Any]:

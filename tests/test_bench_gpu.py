@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,15 +16,8 @@ from samcli.masks import encode_rle
 
 
 @pytest.fixture(scope="module")
-def gpu() -> ModuleType:
-    file = Path(__file__).parents[1] / "bench" / "gpu.py"
-    spec = importlib.util.spec_from_file_location("bench_gpu", file)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["bench_gpu"] = module  # dataclasses look there
-    spec.loader.exec_module(module)
-    return module
+def gpu(benchmark: Callable[[str], ModuleType]) -> ModuleType:
+    return benchmark("gpu")
 
 
 def test_without_a_card_one_line_says_so_and_nothing_is_written(

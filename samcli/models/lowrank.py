@@ -13,6 +13,7 @@ a cell's mean, which is linear, and its variance, which is quadratic in the same
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -149,7 +150,7 @@ class _LevelMaps:
 
 @dataclass(frozen=True)
 class LowRankImage:
-    """A `TokenView` of a shared image, as N prompts see it; N is 1 as long as all see the same.
+    """A `ImageView` of a shared image, as N prompts see it; N is 1 as long as all see the same.
 
     scale: (N, HW). weights: (N, K, HW). basis: (N, K, C). answered: of each block passed the values of its
     tokens, (N, H, T, d), which the basis is made of.
@@ -204,17 +205,23 @@ class LowRankImage:
             self.levels[1:], self.scale * smaller, weights * smaller[:, None], basis * norm.weight, answered
         )
 
-    def project(self, weight: Tensor, bias: Tensor, prompts: Rows, cells: slice) -> Tensor:
+    def projection(self, weight: Tensor, bias: Tensor, prompts: Rows) -> Callable[[slice], Tensor]:
         ((level, maps),) = self.levels
-        assert maps.upscaled is not None
-        own = self.weights[prompts][:, :, cells].transpose(1, 2)
+        upscaled = maps.upscaled
+        assert upscaled is not None
         basis = weight @ self.basis[prompts].transpose(1, 2)  # (P, out, K)
+        scale, weights = self.scale[prompts], self.weights[prompts]
         added = bias + weight @ level.constant
-        if len(own) == 1:  # as on a CPU
-            image = linear(own[0].contiguous(), basis[0], added)[None]
-        else:
-            image = torch.baddbmm(added, own, basis.transpose(1, 2))
-        return image.addcmul_(maps.upscaled[cells], self.scale[prompts][:, cells, None])
+
+        def project(cells: slice) -> Tensor:
+            own = weights[:, :, cells].transpose(1, 2)
+            if len(own) == 1:  # as on a CPU
+                image = linear(own[0].contiguous(), basis[0], added)[None]
+            else:
+                image = torch.baddbmm(added, own, basis.transpose(1, 2))
+            return image.addcmul_(upscaled[cells], scale[:, cells, None])
+
+        return project
 
     def _scores(self, tokens: Tensor, layer: nn.Linear, base: Tensor, place: Tensor) -> Tensor:
         """Scaled products of tokens (N, H, T, d) with the cells, projected by the layer. base, place: (1, HW,

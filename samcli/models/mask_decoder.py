@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samcli.models.layers import Linear, linear
-from samcli.models.transformer import CellImage, Rows, TokenView, TwoWayTransformer, add_shared
+from samcli.models.transformer import CellImage, ImageView, Rows, TwoWayTransformer, add_shared
 
 CPU_CELLS = 1024  # upscaled at once: with 256 channels 1 MiB, and four times as much after
 
@@ -118,7 +118,7 @@ class MaskDecoder(nn.Module):
         image = image_embedding + dense if shared else add_shared(image_embedding, dense)
         return CellImage(image.flatten(2).transpose(1, 2), image_pe.flatten(2).transpose(1, 2))
 
-    def answer(self, image: TokenView, prompts: Tensor, *, multimask: bool | None) -> Answers:
+    def answer(self, image: ImageView, prompts: Tensor, *, multimask: bool | None) -> Answers:
         """What N prompts (N, T, C) find; `draw` makes masks of it."""
         outputs = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
         tokens = torch.cat([outputs.expand(len(prompts), -1, -1), prompts], 1)
@@ -141,15 +141,17 @@ class MaskDecoder(nn.Module):
         on_cpu = answers.kernels.device.type == "cpu" and not torch.is_grad_enabled()
         budget = CPU_CELLS if on_cpu else len(prompts) * cells
         together, step = max(1, budget // cells), min(cells, max(1, budget))
+        first, norm, second = self.upscaling_layers()
         drawn = []
         for i in range(0, len(prompts), together):
             rows = _index(prompts[i : i + together])
             kernels = answers.kernels[rows]
             own = [_of_images(map_, rows, len(answers.kernels)) for map_ in finer]
+            coarse = answers.image.projection(*first, rows)
             parts = []
             for start in range(0, cells, step):
                 where = slice(start, start + step)
-                image = self._upscale(answers.image, rows, where, [map_[:, where] for map_ in own])
+                image = _upscaled(coarse(where), norm, second, [map_[:, where] for map_ in own])
                 parts.append(kernels @ image.transpose(1, 2))
             logits = torch.cat(parts, 2) if len(parts) > 1 else parts[0]
             logits = logits.unflatten(2, (height, width, 2, 2, 2, 2))  # cells, their quarters, those quarters
@@ -157,25 +159,6 @@ class MaskDecoder(nn.Module):
         if not drawn:
             return answers.kernels.new_zeros(0, answers.kernels.shape[1], 4 * height, 4 * width)
         return torch.cat(drawn)
-
-    def _upscale(self, image: TokenView, prompts: Rows, cells: slice, finer: Sequence[Tensor]) -> Tensor:
-        """Sixteen vectors for each of some cells, as some prompts see them: (P, cells * 16, c).
-
-        The transposed convolutions have kernels of 2 and strides of 2, so cells do not mix: each is a matrix
-        product. finer: (1 or P, cells, 4 * C8) and (1 or P, cells, 16 * C4), or empty.
-        """
-        first, norm, second = self.upscaling_layers()
-        x = image.project(*first, prompts, cells)
-        if finer:
-            x = x + finer[0]
-        x = x.unflatten(-1, (4, -1))
-        x = F.gelu(F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps))
-        if finer:
-            x = F.gelu(linear(x, *second).flatten(2) + finer[1])
-        else:
-            x = linear(x, *second, "gelu").flatten(2)
-        upscaled: Tensor = x.unflatten(-1, (16, -1)).flatten(1, 2)
-        return upscaled
 
     def upscaling_layers(self) -> tuple[tuple[Tensor, Tensor], LayerNorm2d, tuple[Tensor, Tensor]]:
         """The transposed convolutions, as weights (4 * out, in) and biases (4 * out) that make a cell's four
@@ -194,7 +177,25 @@ class Answers:
 
     iou: Tensor
     kernels: Tensor
-    image: TokenView
+    image: ImageView
+
+
+def _upscaled(x: Tensor, norm: LayerNorm2d, second: tuple[Tensor, Tensor], finer: Sequence[Tensor]) -> Tensor:
+    """Sixteen vectors for each of some cells as P prompts see them: (P, cells * 16, c).
+
+    The transposed convolutions have kernels of 2 and strides of 2, so cells do not mix: each is a matrix
+    product. x: what the first makes, (P, cells, 4 * C8). second: weight and bias of the other. finer: (1 or
+    P, cells, 4 * C8) and (1 or P, cells, 16 * C4), or empty.
+    """
+    if finer:
+        x = x + finer[0]
+    x = x.unflatten(-1, (4, -1))
+    x = F.gelu(F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps))
+    x = linear(x, *second, "none" if finer else "gelu").flatten(2)
+    if finer:
+        x = F.gelu(x + finer[1])
+    upscaled: Tensor = x.unflatten(-1, (16, -1)).flatten(1, 2)
+    return upscaled
 
 
 def _as_linear(layer: nn.Module) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ rounding.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol, TypeAlias, cast
 
 import torch
@@ -21,7 +22,7 @@ Rows: TypeAlias = slice | list[int]
 class Attention(nn.Module):
     """The weights of a multi-head attention whose inner width I may be smaller than the tokens' width C.
 
-    Called, it attends among tokens; between tokens and image the `TokenView` of the image does it.
+    Called, it attends among tokens; between tokens and image the `ImageView` of the image does it.
     """
 
     def __init__(self, embedding_dim: int, num_heads: int, downsample_rate: int = 1) -> None:
@@ -87,7 +88,7 @@ class TwoWayAttentionBlock(nn.Module):
         self.cross_attn_image_to_token = Attention(embedding_dim, num_heads, downsample_rate)
         self.first = first
 
-    def forward(self, tokens: Tensor, image: TokenView, token_pe: Tensor) -> tuple[Tensor, TokenView]:
+    def forward(self, tokens: Tensor, image: ImageView, token_pe: Tensor) -> tuple[Tensor, ImageView]:
         """tokens, token_pe: (N, T, C). Returns the tokens and the image as it is after this block."""
         if self.first:
             tokens = self.self_attn(tokens, tokens, tokens)
@@ -119,7 +120,7 @@ class TwoWayTransformer(nn.Module):
         """The layers, by their type."""
         return cast("list[TwoWayAttentionBlock]", list(self.layers))
 
-    def forward(self, image: TokenView, tokens: Tensor) -> tuple[Tensor, TokenView]:
+    def forward(self, image: ImageView, tokens: Tensor) -> tuple[Tensor, ImageView]:
         """tokens: (N, T, C). Returns them and the image as each of the N prompts sees it at the end."""
         token_pe = tokens
         for block in self.blocks:
@@ -128,7 +129,7 @@ class TwoWayTransformer(nn.Module):
         return self.norm_final_attn(tokens + update), image
 
 
-class TokenView(Protocol):
+class ImageView(Protocol):
     """An image in the two-way transformer: HW cells of C channels, in the end others for each of N prompts.
 
     `CellImage` holds the cells themselves, `lowrank.LowRankImage` what the prompts add to a shared image.
@@ -137,17 +138,17 @@ class TokenView(Protocol):
     def read(self, attention: Attention, tokens: Tensor) -> Tensor:
         """Token-to-image attention: tokens (N, T, C) ask, cells answer. Returns (N, T, C)."""
 
-    def written(self, block: TwoWayAttentionBlock, keys: Tensor, values: Tensor) -> TokenView:
+    def written(self, block: TwoWayAttentionBlock, keys: Tensor, values: Tensor) -> ImageView:
         """The image after the block's image-to-token attention (keys and values (N, T, C)) and norm."""
 
-    def project(self, weight: Tensor, bias: Tensor, prompts: Rows, cells: slice) -> Tensor:
-        """Some cells as some prompts see them in the end, through a linear layer (out, C). Returns (prompts,
-        cells, out).
+    def projection(self, weight: Tensor, bias: Tensor, prompts: Rows) -> Callable[[slice], Tensor]:
+        """A linear layer (out, C) of the cells as some prompts see them in the end: it gives a range of cells
+        as (prompts, cells, out).
         """
 
 
 class CellImage:
-    """A `TokenView` that holds the cells: (B or N, HW, C), the N prompts grouped by the B images.
+    """A `ImageView` that holds the cells: (B or N, HW, C), the N prompts grouped by the B images.
 
     position: (1, HW, C), the cells' positional encoding.
     """
@@ -176,8 +177,9 @@ class CellImage:
         update = torch.baddbmm(attention.out_proj.bias, weights.transpose(1, 2), attention.answers(values))
         return CellImage(block.norm4(add_shared(self._cells, update)), self._position)
 
-    def project(self, weight: Tensor, bias: Tensor, prompts: Rows, cells: slice) -> Tensor:
-        return linear(self._cells[prompts][:, cells], weight, bias)
+    def projection(self, weight: Tensor, bias: Tensor, prompts: Rows) -> Callable[[slice], Tensor]:
+        chosen = self._cells[prompts]
+        return lambda cells: linear(chosen[:, cells], weight, bias)
 
     def _scores(self, tokens: Tensor, layer: nn.Linear) -> Tensor:
         """Scaled products of tokens (N, H, T, d) with the cells, which the layer projects to (..., H * d).
