@@ -50,6 +50,7 @@ RADII = (40, 30, 40, 60)  # pixels of the model frame aimed at, for each mask to
 SMOOTH_IMAGE = 0.1  # of the image features, beside positions of about 1
 POSITIONS = 2.5  # frequencies of the positional encoding, as times SAM's: how sharp a position is
 LOGIT = 24.0  # where a mask is surest
+FAINT = 0.02  # share of the strongest: fainter directions of the features are not used, nor their rounding
 
 
 def photo(size: tuple[int, int] = PHOTO_SIZE, path: Path = PHOTO) -> NDArray[np.uint8]:
@@ -293,7 +294,8 @@ def least_squares(values: Tensor, target: Tensor, shifted: bool = True) -> tuple
     if shifted:
         values = torch.cat([values, torch.ones(len(values), 1)], 1)
     care = torch.where(goal > -0.9, 4.0, 1.0)
-    solution = torch.linalg.lstsq(values * care, goal * care).solution[:, 0]
+    system = (values * care).double(), (goal * care).double()
+    solution = torch.linalg.lstsq(*system, rcond=FAINT, driver="gelsd").solution[:, 0].float()
     return (solution[:-1], float(solution[-1])) if shifted else (solution, 0.0)
 
 
