@@ -25,7 +25,8 @@ class Gate:
     """What a comparison found. faults: one line each, none when the outputs are the same.
 
     equal: masks that both have, equal to the pixel. differing: pixels each of the others differs by.
-    excused: masks that only one side has, as near a threshold as to be allowed.
+    excused: masks that only one side has, as near a threshold as to be allowed. area: the median mask's, as a
+    share of the image.
     """
 
     ours: int
@@ -33,6 +34,7 @@ class Gate:
     equal: int
     differing: list[int] = field(default_factory=list)
     excused: int = 0
+    area: float = 0
     faults: list[str] = field(default_factory=list)
 
     @property
@@ -80,7 +82,8 @@ def compare(ours: list[Mask], theirs: list[Mask], settings: dict[str, Any] | Non
         faults.append(f"only {equal} of {len(pairs)} masks are equal")
     if not pairs:
         faults.append("there are no masks to compare")
-    return Gate(len(ours), len(theirs), equal, differing, len(excused), faults)
+    area = float(np.median([_share(mask) for mask in theirs])) if theirs else 0.0
+    return Gate(len(ours), len(theirs), equal, differing, len(excused), area, faults)
 
 
 def difference(one: dict[str, Any], other: dict[str, Any]) -> int:
@@ -89,6 +92,11 @@ def difference(one: dict[str, Any], other: dict[str, Any]) -> int:
         return 0
     shared = coco.area(coco.merge([one, other], intersect=True))
     return int(coco.area(one)) + int(coco.area(other)) - 2 * int(shared)
+
+
+def _share(mask: Mask) -> float:
+    height, width = mask["segmentation"]["size"]
+    return float(coco.area(mask["segmentation"])) / (height * width)
 
 
 def _inclusive(bbox: list[float]) -> list[float]:

@@ -123,9 +123,9 @@ def table(rounds: dict[str, list[Round]]) -> str:
 def outputs(rounds: dict[str, list[Round]]) -> str:
     """What the gate found in all rounds, scaling runs included."""
     lines = [
-        "| case | masks of samcli | of the reference | equal to the pixel | most pixels another differs by | "
-        "only one has, near a threshold | passed |",
-        "|---|---|---|---|---|---|---|",
+        "| case | masks of samcli | of the reference | median mask, of the photo | equal to the pixel | "
+        "most pixels another differs by | only one has, near a threshold | passed |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     tensors = []
     for case in TABLE + SCALING:
@@ -141,8 +141,8 @@ def outputs(rounds: dict[str, list[Round]]) -> str:
         share = min(g["equal"] / max(n, 1) for g, n in zip(results, pairs, strict=True))
         most = max(max(g["differing"], default=0) for g in results)
         lines.append(
-            f"| {case.title} | {last['ours']} | {last['theirs']} | {100 * share:.1f} % | {most} | "
-            f"{max(g['excused'] for g in results)} | {passed} |"
+            f"| {case.title} | {last['ours']} | {last['theirs']} | {100 * last['area']:.2g} % | "
+            f"{100 * share:.1f} % | {most} | {max(g['excused'] for g in results)} | {passed} |"
         )
     if len(lines) == 2 and not tensors:
         return f"{NOT_MEASURED.capitalize()}.\n"

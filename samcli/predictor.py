@@ -137,11 +137,12 @@ class Predictor:
         self.weights_sha256 = weights_sha256
         self.sam = _moved(sam.eval(), self.device, dtype)
         self._grid = sam.prompt_encoder.image_embedding_size
-        budget = _CPU_ACTIVATIONS if self.device.type == "cpu" else _GPU_ACTIVATIONS
+        on_cpu = self.device.type == "cpu"
+        budget = _CPU_ACTIVATIONS if on_cpu else _GPU_ACTIVATIONS
         self.prompts_per_call = max(
             4, budget // (self._grid[0] * self._grid[1] * sam.prompt_encoder.embed_dim)
         )
-        self.images_per_call = 8
+        self.images_per_call = 1 if on_cpu else 8  # more would only leave a CPU's caches
         self._last_seen: tuple[weakref.ref[Embedding], ImageView] | None = None
         self.stability_offset = float(spec.automask.get("stability_score_offset", STABILITY_OFFSET))
 

@@ -12,7 +12,7 @@ from samcli.batch import Room, Work
 from samcli.cli import options
 from samcli.cli.folder import FolderSink, run_images
 from samcli.cli.inputs import Decoded, parse_pixels, read_picture
-from samcli.cli.model import ModelOptions, images_at_once
+from samcli.cli.model import ModelOptions
 from samcli.cli.report import Report
 from samcli.formats.embedding import read_embedding_head
 from samcli.formats.names import OutputPaths
@@ -77,7 +77,7 @@ class _MakeWork:
             digests = [picture.source.sha256 for picture in pictures]
             return predictor.embed_many([picture.pixels for picture in pictures], image_sha256=digests)
 
-        return Work(compute, read, images_at_once(predictor))
+        return Work(compute, read, predictor.images_per_call)
 
 
 @dataclass

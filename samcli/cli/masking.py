@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from samcli.batch import Room, Work
 from samcli.cli.inputs import Decoded, read_picture
-from samcli.cli.model import ModelOptions, images_at_once, saved_embedding
+from samcli.cli.model import ModelOptions, saved_embedding
 from samcli.formats.names import image_id
 from samcli.images import ImageFile
 from samcli.records import ImageRecord, MaskRecord, Notes, Run
@@ -74,7 +74,7 @@ class MaskWork(ABC):
                 for one, found in zip(seen, look(seen), strict=True)
             ]
 
-        return Work(compute, read, images_at_once(predictor))
+        return Work(compute, read, predictor.images_per_call)
 
     def seen(self, item: ImageFile, picture: Decoded, predictor: Predictor) -> Seen:
         """An image with its saved embedding, where a folder of these was named."""

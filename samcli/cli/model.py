@@ -104,11 +104,6 @@ class ModelOptions:
         return Run(command, samcli.__version__, model.name, model.weights_sha256, config, digest)
 
 
-def images_at_once(predictor: Predictor) -> int:
-    """Images of one call of the encoder: several on a GPU; one on a CPU, where more bring nothing."""
-    return 1 if predictor.device.type == "cpu" else predictor.images_per_call
-
-
 @lru_cache(maxsize=1)
 def _predictor(options: ModelOptions) -> Predictor:
     from samcli.predictor import load  # imports torch
