@@ -314,6 +314,7 @@ def test_out_of_memory_halves_the_prompts_and_keeps_what_worked(predictor, embed
 
 def test_out_of_memory_halves_the_images(predictor, image):
     sizes = []
+    predictor.images_per_call = 8  # a CPU's is 1
     predictor.sam.encode_image = fails_above(
         1, predictor.sam.encode_image, torch.OutOfMemoryError("out of memory"), sizes
     )
