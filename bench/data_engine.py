@@ -30,10 +30,10 @@ import time
 from pathlib import Path
 
 import numpy as np
-from dev_sets import deepest, iou
 
 import samcli
 from samcli import images
+from samcli.evaluate.metrics import deepest, iou
 from samcli.masks import decode_rle
 from samcli.records import Box, Prompt
 
@@ -148,7 +148,7 @@ def figures(predictor: samcli.Predictor, photos: list[Photo], everything: bool) 
             ~decode_rle(a["ignore"]) if a.get("ignore") else np.ones_like(t)
             for a, t in zip(drawn, truths, strict=True)
         ]
-        clicks = [Prompt([deepest(truth)], [1]) for truth in truths]
+        clicks = [Prompt([deepest(truth)[:2]], [1]) for truth in truths]
         row = {
             name: np.mean(
                 [

@@ -20,6 +20,7 @@ from samcli.cli.automask import automask
 from samcli.cli.convert import convert
 from samcli.cli.cutout import cutout
 from samcli.cli.embed import embed
+from samcli.cli.evaluate import evaluate
 from samcli.cli.ground import ground
 from samcli.cli.models import app as models
 from samcli.cli.predict import predict
@@ -63,6 +64,7 @@ app.command()(status)
 app.command()(convert)
 app.command()(view)
 app.add_typer(models)
+app.command()(evaluate)
 app.command()(train)
 
 

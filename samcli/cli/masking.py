@@ -1,4 +1,4 @@
-"""The work of commands that look at whole images and write a record of each: automask, cutout, ground."""
+"""The work of commands that look at whole images and write a file of each, mostly a record."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from samcli.batch import Room, Work
 from samcli.cli.inputs import Decoded, read_picture
@@ -47,8 +47,12 @@ class Masked(NamedTuple):
     pixels: NDArray[np.uint8]
 
 
+Answer = TypeVar("Answer")
+Result = TypeVar("Result")
+
+
 @dataclass(frozen=True)
-class MaskWork(ABC):
+class ImageWork(ABC, Generic[Answer, Result]):
     """Builds the work. embeddings: the folder of saved ones. max_pixels: of an image."""
 
     settings: ModelOptions
@@ -58,21 +62,22 @@ class MaskWork(ABC):
     max_pixels: int
 
     @abstractmethod
-    def look(self, predictor: Predictor) -> Look:
-        """What finds the masks of each of some images."""
+    def look(self, predictor: Predictor) -> Callable[[list[Seen]], list[Answer]]:
+        """What looks at some images and says something of each."""
 
-    def __call__(self, device: str) -> Work[ImageFile, Masked]:
+    @abstractmethod
+    def result(self, one: Seen, answer: Answer) -> Result:
+        """What is to be written of an image."""
+
+    def __call__(self, device: str) -> Work[ImageFile, Result]:
         predictor = self.settings.predictor(device)
         look = self.look(predictor)
 
         def read(item: ImageFile, room: Room) -> Seen:
             return self.seen(item, read_picture(item, self.max_pixels, room), predictor)
 
-        def compute(seen: list[Seen]) -> list[Masked]:
-            return [
-                masked(one.item, one.picture, self.run, found)
-                for one, found in zip(seen, look(seen), strict=True)
-            ]
+        def compute(seen: list[Seen]) -> list[Result]:
+            return [self.result(one, answer) for one, answer in zip(seen, look(seen), strict=True)]
 
         return Work(compute, read, predictor.images_per_call)
 
@@ -84,6 +89,13 @@ class MaskWork(ABC):
                 self.embeddings, item, picture.source, self.settings, predictor, self.keep_extension
             )
         return Seen(item, picture, embedding)
+
+
+class MaskWork(ImageWork[Found, Masked]):
+    """Builds work that finds masks."""
+
+    def result(self, one: Seen, answer: Found) -> Masked:
+        return masked(one.item, one.picture, self.run, answer)
 
 
 def one_by_one(predictor: Predictor, find: Find) -> Look:

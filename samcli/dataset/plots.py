@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import io
-import logging
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samcli.dataset.summary import BINS, Summary
+from samcli.viz.plot import FAINT, LINE, TEXT, matplotlib_as_it_comes, plot
 from samcli.viz.text import DOTS, letters_for, plain
 
 if TYPE_CHECKING:
@@ -21,42 +19,19 @@ SOFTWARE = "samcli annotate"
 
 MOST_BARS = 40  # classes in a plot; the bars of more would be too thin
 MOST_LETTERS = 36  # of a class's name; those of East Asia are twice as wide
-DPI = 144
 
 COLORS = {"accepted": "#1f5fd0", "existing": "#5f7d72", "to review": "#cf7a00", "annotations": "#1f5fd0"}
 """As in report.css in the light."""
-TEXT, FAINT, LINE = "#17191d", "#596069", "#d9dce2"
 
 
 def plots(summary: Summary) -> dict[str, bytes]:
     """The plots as PNG, by the names of their files. The same summary gives the same bytes."""
-    with _matplotlib():
+    with matplotlib_as_it_comes():
         return {
             "classes.png": _classes(summary),
             "scores.png": _scores(summary),
             "sizes.png": _sizes(summary),
         }
-
-
-@contextmanager
-def _matplotlib() -> Iterator[None]:
-    """Matplotlib as it comes, whatever the user's matplotlibrc says, and without its talk.
-
-    It logs when it looks through the system's fonts, and when it finds no place to keep what it saw; it then
-    makes one below the temporary folder by itself.
-    """
-    log = logging.getLogger("matplotlib")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        import matplotlib
-
-        with matplotlib.rc_context():
-            matplotlib.rcdefaults()
-            matplotlib.rcParams.update({"font.size": 10, "text.color": TEXT, "axes.edgecolor": LINE})
-            yield
-    finally:
-        log.setLevel(level)
 
 
 def _classes(summary: Summary) -> bytes:
@@ -89,7 +64,7 @@ def _classes(summary: Summary) -> bytes:
         axes.tick_params(axis="y", labelcolor=TEXT)
         axes.xaxis.set_major_locator(_whole_numbers())
 
-    return _png(
+    return _picture(
         f"Annotations per class: {note}",
         draw if shown else None,
         tall=max(2.4, 1.3 + 0.26 * len(shown)),
@@ -102,7 +77,7 @@ def _scores(summary: Summary) -> bytes:
         axes.set(xlabel="score", ylabel="proposals")
 
     some = any(summary.scores) or any(summary.review_scores)
-    return _png("Scores of the proposals", draw if some else None)
+    return _picture("Scores of the proposals", draw if some else None)
 
 
 def _sizes(summary: Summary) -> bytes:
@@ -113,7 +88,7 @@ def _sizes(summary: Summary) -> bytes:
         axes.set(xlabel="side: the square root of the share of the image", ylabel="annotations")
         axes.xaxis.set_major_formatter(PercentFormatter(1))
 
-    return _png("Sizes of the annotations", draw if any(summary.sizes) else None)
+    return _picture("Sizes of the annotations", draw if any(summary.sizes) else None)
 
 
 def _histogram(axes: Axes, parts: Mapping[str, Sequence[int]]) -> None:
@@ -146,32 +121,8 @@ def _whole_numbers() -> Any:
     return MaxNLocator(nbins=6, integer=True)
 
 
-def _png(title: str, draw: Callable[[Axes], None] | None, tall: float = 4.2) -> bytes:
-    """A picture of `tall` inches. draw: fills the axes; without it the picture says that there is nothing."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, tall), dpi=DPI)
-    figure.set_layout_engine("constrained", w_pad=0.14, h_pad=0.14)  # inches
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
-    if draw is None:
-        axes.set_axis_off()
-        axes.text(0, 0.6, "There are none.", color=FAINT, fontsize=12)
-    else:
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.tick_params(length=0, labelcolor=FAINT)
-        axes.xaxis.label.set_color(FAINT)
-        axes.yaxis.label.set_color(FAINT)
-        axes.set_axisbelow(True)
-        draw(axes)
-        handles, _ = axes.get_legend_handles_labels()
-        if len(handles) > 1:
-            axes.legend(loc="best", frameon=False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": SOFTWARE})
-    return buffer.getvalue()
+def _picture(title: str, draw: Callable[[Axes], None] | None, tall: float = 4.2) -> bytes:
+    return plot(title, draw, tall, SOFTWARE)
 
 
 def _short(name: str) -> str:

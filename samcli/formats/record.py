@@ -6,7 +6,7 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -31,10 +31,31 @@ def record_text(record: ImageRecord) -> str:
 
     The head stands alone on the first line, so that reading one line is enough to decide about resuming.
     """
+    return _text(record, "annotations", [mask.to_json() for mask in record.annotations])
+
+
+def write_rows(path: Path, record: ImageRecord, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write, atomically, what was measured in an image: the head of a record, then `rows` in place of masks.
+
+    Raises SamcliError when that fails.
+    """
+    write_text(path, _text(record, "rows", rows))
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """What `write_rows` wrote. Raises SamcliError, naming the file."""
+    try:
+        rows: list[dict[str, Any]] = json.loads(path.read_bytes())["rows"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise SamcliError(f"{path} cannot be read ({error}); write it again with --overwrite") from error
+    return rows
+
+
+def _text(record: ImageRecord, name: str, parts: Sequence[Mapping[str, Any]]) -> str:
     data = record.to_json()
     head = f'"samcli": {_compact(data["samcli"])},\n ' if "samcli" in data else ""
-    masks = ",".join(f"\n  {_compact(mask)}" for mask in data["annotations"])
-    return f'{{{head}"image": {_compact(data["image"])},\n "annotations": [{masks}]}}\n'
+    lines = ",".join(f"\n  {_compact(part)}" for part in parts)
+    return f'{{{head}"image": {_compact(data["image"])},\n "{name}": [{lines}]}}\n'
 
 
 def read_record(path: Path) -> ImageRecord:

@@ -1,0 +1,1 @@
+"""Figures of a model on datasets with ground truth, by the protocols of the SAM and SegInW papers."""
