@@ -13,7 +13,17 @@ from samcli.cli.options import Device, ImagesFolder, Json, Model, Quiet, Threads
 from samcli.cli.report import Report, UsageError, json_line, write_stdout
 
 if TYPE_CHECKING:
-    from samcli.train.loop import Progress
+    from samcli.train.log import Progress
+
+ONLY = {
+    "images": ("decoder",),
+    "model": ("decoder", "distill"),
+    "teacher": ("distill",),
+    "rounds": ("tiny", "decoder"),
+    "dev": ("tiny", "decoder", "distill"),
+    "accumulate": ("tiny",),
+}
+"""Recipes that take an option; those that are not here take it all."""
 
 
 def train(
@@ -24,7 +34,7 @@ def train(
             "--data",
             metavar="DIR",
             help="A folder with annotations.json (COCO instances) and images/, or one of such folders or "
-            "tar files; for the recipe decoder also a COCO file.",
+            "tar files; for decoder also a COCO file; for distill any folder of photos.",
         ),
     ],
     out: Annotated[
@@ -37,14 +47,18 @@ def train(
         ),
     ] = None,
     recipe: Annotated[
-        Literal["tiny", "salient", "detector", "decoder"],
+        Literal["tiny", "salient", "detector", "decoder", "distill"],
         typer.Option(
             "--recipe",
-            help="The embedded model's architecture; a head over it, for `cutout` or for `ground`; or the "
-            "decoder of any model, to fit it to your photos.",
+            help="The embedded model's architecture; a head over it, for `cutout` or for `ground`; the "
+            "decoder of any model, to fit it to your photos; or a small encoder after a large Sam's.",
         ),
     ] = "tiny",
     model: Model = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option("--teacher", metavar="NAME|FILE", help="For distill: the model to learn from."),
+    ] = None,
     images: ImagesFolder = None,
     samples: Annotated[
         int | None,
@@ -62,6 +76,33 @@ def train(
     dtype: Annotated[
         Literal["bf16", "fp32"], typer.Option("--dtype", help="Precision of the products.")
     ] = "bf16",
+    rounds: Annotated[
+        int | None,
+        typer.Option(
+            "--rounds",
+            min=1,
+            metavar="N",
+            help="Of each simulated interaction, the first prompt included; 11 as SAM was trained, two or "
+            "three when left out.",
+        ),
+    ] = None,
+    accumulate: Annotated[
+        int,
+        typer.Option(
+            "--accumulate", min=1, metavar="N", help="Parts of a batch, one after the other: less memory."
+        ),
+    ] = 1,
+    dev: Annotated[
+        Path | None,
+        typer.Option(
+            "--dev",
+            metavar="DIR",
+            help="A dataset, as --data, that is measured at every checkpoint: OUT/checks.csv.",
+        ),
+    ] = None,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Also write the log as event files of TensorBoard.")
+    ] = False,
     device: Device = "auto",
     threads: Threads = None,
     quiet: Quiet = False,
@@ -69,39 +110,46 @@ def train(
 ) -> None:
     """Train a small Sam, a head of the embedded one, or any model's decoder; run it again to continue.
 
-    -m and --images are for the recipe decoder. Use the weights with `-m DIR/model.safetensors`. Several
+    Use the weights with `-m DIR/model.safetensors`. Several
     processes, for the recipe tiny: torchrun --nproc_per_node N -m samcli train ...
     """
     import torch
 
+    from samcli.cli.dev import checker
     from samcli.predictor import find_device
-    from samcli.train import decoder, naming, salient
+    from samcli.train import decoder, distill, naming, salient
     from samcli.train.loop import TrainConfig
     from samcli.train.recipe import STAGES, scaled, train_tiny
 
-    if recipe != "decoder":
-        for name in ("images", "model"):
-            source = context.get_parameter_source(name)
-            if source is not None and source.name == "COMMANDLINE":
-                raise UsageError(f"--{name} goes with --recipe decoder; {recipe} takes none")
+    for name, recipes in ONLY.items():
+        source = context.get_parameter_source(name)
+        if recipe not in recipes and source is not None and source.name == "COMMANDLINE":
+            raise UsageError(f"--{name} goes with --recipe {' or '.join(recipes)}; {recipe} takes none")
+    if recipe == "distill" and teacher is None:
+        raise UsageError("--recipe distill needs a model to learn from; name it with --teacher")
     if threads:
         torch.set_num_threads(threads)
     first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started: it alone reports
     report = Report(quiet=quiet or not first, json=json)
     folder = out or Path("runs") / recipe
-    own = {"salient": salient.CONFIG, "detector": naming.CONFIG, "decoder": decoder.CONFIG}
-    usual = own.get(recipe, TrainConfig(STAGES))
+    modules = {"salient": salient, "detector": naming, "decoder": decoder, "distill": distill}
+    usual = modules[recipe].CONFIG if recipe in modules else TrainConfig(STAGES)
     config = replace(
         usual,
         stages=scaled(samples, usual.stages) if samples else usual.stages,
         seed=seed,
         workers=workers,
         bf16=dtype == "bf16",
+        rounds=rounds,
+        accumulate=accumulate,
+        tensorboard=tensorboard,
         device=str(find_device(device)),
     )
 
+    check = checker(dev, model or teacher) if dev and first else None
+
     def show(progress: Progress) -> None:
-        what = {"salient": None, "detector": "above absent words"}.get(recipe, "corrected")
+        what = {"salient": None, "distill": None, "detector": "above absent words"}.get(recipe, "corrected")
         corrected = f", {what} {progress.iou_last:.3f}" if what else ""
         report.note(
             f"step {progress.step}/{progress.steps}  {progress.side} px  loss {progress.loss:.3f}  "
@@ -113,12 +161,32 @@ def train(
         weights = salient.train_salient(data, folder, config=config, report=show, note=report.note)
     elif recipe == "detector":
         weights = naming.train_detector(data, folder, config=config, report=show, note=report.note)
+    elif recipe == "distill":
+        weights = distill.train_distilled(
+            data,
+            folder,
+            teacher=str(teacher),
+            model=model,
+            config=config,
+            report=show,
+            note=report.note,
+            check=check,
+        )
     elif recipe == "decoder":
         weights = decoder.train_decoder(
-            data, folder, model=model, images=images, config=config, report=show, note=report.note
+            data,
+            folder,
+            model=model,
+            images=images,
+            config=config,
+            report=show,
+            note=report.note,
+            check=check,
         )
     else:
-        weights = train_tiny(data, folder, regions=regions, config=config, report=show, note=report.note)
+        weights = train_tiny(
+            data, folder, regions=regions, config=config, report=show, note=report.note, check=check
+        )
     report.note(f"weights: {weights}")
     if json and first:
         write_stdout(json_line({"weights": str(weights), "recipe": recipe, "steps": config.steps}))

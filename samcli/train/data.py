@@ -11,14 +11,13 @@ import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from pycocotools import mask as mask_api
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -43,6 +42,37 @@ class Photo:
     regions: tuple[RLE, ...]
     strengths: tuple[float, ...]
 
+    @property
+    def things(self) -> int:
+        return len(self.objects)
+
+    def pixels(self) -> NDArray[np.uint8]:
+        """(H, W, 3) uint8 RGB. Raises SamcliError."""
+        return read_photo(self.path)
+
+    def mask(self, number: int) -> NDArray[np.bool_]:
+        """The mask (H, W) of an object, or behind them of a region."""
+        things = len(self.objects)
+        return decode_rle(self.objects[number] if number < things else self.regions[number - things])
+
+
+class Picture(Protocol):
+    """What samples are drawn from: a `Photo`, or one of `packed.PackedPhotos`."""
+
+    @property
+    def things(self) -> int:
+        """How many objects it has; their masks come before those of regions."""
+
+    @property
+    def strengths(self) -> tuple[float, ...]:
+        """Of its regions' contours."""
+
+    def pixels(self) -> NDArray[np.uint8]:
+        """(H, W, 3) uint8 RGB."""
+
+    def mask(self, number: int) -> NDArray[np.bool_]:
+        """(H, W)."""
+
 
 class Pack(NamedTuple):
     """Photos of one source. weight: share of the samples. cutouts: each photo's only object may be pasted
@@ -50,7 +80,7 @@ class Pack(NamedTuple):
     """
 
     name: str
-    photos: Sequence[Photo]
+    photos: Sequence[Picture]
     weight: float
     cutouts: bool
 
@@ -139,6 +169,8 @@ def compressed(segmentation: Any, size: tuple[int, int]) -> RLE | None:
         segmentation = [polygon for polygon in segmentation if len(polygon) >= MIN_POLYGON]
         if not segmentation:
             return None
+    from pycocotools import mask as mask_api  # not needed where masks are decoded already
+
     coded = mask_api.frPyObjects(segmentation, *size)
     merged = mask_api.merge(coded) if isinstance(coded, list) else coded
     return {"size": list(merged["size"]), "counts": merged["counts"].decode()}
@@ -211,9 +243,7 @@ class PromptDataset(Dataset[Batch]):
         if not self.packs:
             names = ", ".join(p.name for p in packs)
             raise SamcliError(f"the training data ({names}) holds no annotated masks; add some to it")
-        self.cutouts = [
-            photo for p in self.packs if p.cutouts for photo in p.photos if len(photo.objects) == 1
-        ]
+        self.cutouts = [photo for p in self.packs if p.cutouts for photo in p.photos if photo.things == 1]
         self.config, self.seed, self.length = config, seed, length
         weights = np.array([p.weight for p in self.packs])
         self.weights = weights / weights.sum()
@@ -268,21 +298,23 @@ def read_photo(path: Path) -> NDArray[np.uint8]:
         raise SamcliError(f"{path} cannot be read as a training photo: {error}") from error
 
 
-def _scene(photo: Photo, config: SampleConfig, rng: np.random.Generator) -> _Scene:
-    image = read_photo(photo.path)
+def _scene(photo: Picture, config: SampleConfig, rng: np.random.Generator) -> _Scene:
+    image = photo.pixels()
     strengths = np.array(photo.strengths)
     chosen = np.arange(len(strengths))
     if len(chosen) > config.max_regions:
         share = strengths**2 / (strengths**2).sum()
         chosen = rng.choice(len(strengths), config.max_regions, replace=False, p=share)
-    rles = [*photo.objects, *(photo.regions[i] for i in chosen)]
-    masks = np.stack([decode_rle(r) for r in rles], -1).astype(np.uint8)
+    things = photo.things
+    numbers = [*range(things), *(things + chosen).tolist()]
+    masks = np.stack([photo.mask(i) for i in numbers], -1).astype(np.uint8)
     if masks.shape[:2] != image.shape[:2]:
         raise SamcliError(
-            f"{photo.path}: masks are {masks.shape[:2]} but the photo is {image.shape[:2]} (height, width)"
+            f"{getattr(photo, 'path', photo)}: masks are {masks.shape[:2]} but the photo is "
+            f"{image.shape[:2]} (height, width)"
         )
-    is_object = np.arange(len(rles)) < len(photo.objects)
-    weight = np.concatenate([np.ones(len(photo.objects)), strengths[chosen] ** 2])
+    is_object = np.arange(len(numbers)) < things
+    weight = np.concatenate([np.ones(things), strengths[chosen] ** 2])
 
     height, width = image.shape[:2]
     zoom = 1.0 if rng.random() < config.whole_share else float(np.exp(rng.uniform(*np.log(config.zoom))))
@@ -339,14 +371,14 @@ def recolour(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.u
     return np.clip(out, 0, 255).astype(np.uint8)
 
 
-def _paste(scene: _Scene, photo: Photo, rng: np.random.Generator) -> None:
+def _paste(scene: _Scene, photo: Picture, rng: np.random.Generator) -> None:
     """Paste the photo's object at a random place; what it covers is taken from the masks below."""
-    mask = decode_rle(photo.objects[0]).astype(np.uint8)
+    mask = photo.mask(0).astype(np.uint8)
     ys, xs = np.nonzero(mask)
     if not len(ys):
         return
     window = np.s_[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1]
-    cut, mask = read_photo(photo.path)[window], mask[window]
+    cut, mask = photo.pixels()[window], mask[window]
     height, width = scene.image.shape[:2]
     scale = rng.uniform(0.15, 0.65) * max(height, width) / max(mask.shape)
     size = (max(4, round(mask.shape[1] * scale)), max(4, round(mask.shape[0] * scale)))

@@ -7,12 +7,12 @@ function of (seed, i).
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
 import shutil
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -44,18 +44,9 @@ from samcli.train.data import (
     recolour,
     unpack,
 )
-from samcli.train.loop import (
-    Progress,
-    Report,
-    Stage,
-    State,
-    TrainConfig,
-    cut_log,
-    export,
-    identity,
-    interact,
-    join_processes,
-)
+from samcli.train.log import CHECKPOINT, Check, Journal, Report
+from samcli.train.loop import Draws, Stage, State, TrainConfig, export, identity, interact, schedule
+from samcli.train.processes import join_processes
 from samcli.weights import DEFAULT_MODEL, stored_dtypes
 
 CONFIG = TrainConfig(
@@ -136,6 +127,7 @@ def train_decoder(
     config: TrainConfig,
     report: Report,
     note: Callable[[str], None],
+    check: Check | None = None,
 ) -> Path:
     """Fine-tune a model's decoder and write the whole model to `out/model.safetensors`; return its path.
 
@@ -177,10 +169,17 @@ def train_decoder(
     parts = nn.ModuleDict({"prompt_encoder": sam.prompt_encoder, "mask_decoder": sam.mask_decoder})
     state = State(parts, config, about)
     out.mkdir(parents=True, exist_ok=True)
-    state.resume(out / "checkpoint.pt")
-    cut_log(out / "log.jsonl", state.step)
-    _run(state, predictor, features, usable, samples, out, report)
-    state.save(out / "checkpoint.pt")
+    state.resume(out / CHECKPOINT)
+
+    def measured(parts: nn.ModuleDict) -> Mapping[str, float]:
+        assert check is not None
+        whole = copy.copy(sam)  # with the same image encoder
+        whole._modules = {**sam._modules, **parts._modules}
+        return check(whole)
+
+    journal = Journal(state, out, report, check=measured if check else None, tensorboard=config.tensorboard)
+    _run(state, predictor, features, usable, samples, journal)
+    journal.end()
     path = out / "model.safetensors"
     base = {"base": predictor.spec.name, "base_sha256": predictor.weights_sha256}
     export(
@@ -386,20 +385,22 @@ def _run(
     features: Features,
     views: Sequence[Sequence[View]],
     samples: DecoderSamples,
-    out: Path,
-    report: Report,
+    journal: Journal,
 ) -> None:
     """Train to the end. views: of each photo."""
     config, stage, device = state.config, state.config.stages[0], predictor.device
     # on a CPU the fused attention's backward pass costs more than the plain one's
     kernels = [SDPBackend.MATH] if device.type == "cpu" else list(SDPBackend.__members__.values())
-    sums, since, began = np.zeros(3), 0, time.monotonic()
+    journal.begin(stage)
     while state.step < config.steps:
-        generator = torch.Generator().manual_seed(config.seed + state.step)
-        rounds = stage.corrections + int(torch.rand((), generator=generator) < 0.5)
+        sums = np.zeros(3)
         for group in state.optimizer.param_groups:
             group["lr"] = state.lr()
-        for index in range(state.step * stage.batch, (state.step + 1) * stage.batch):
+        for number in range(stage.batch):
+            index = state.step * stage.batch + number
+            rows = torch.arange(number * samples.prompts, (number + 1) * samples.prompts)
+            draws = Draws(config.seed + state.step, rows, stage.batch * samples.prompts)
+            rounds = schedule(stage, config, draws)
             rng = np.random.default_rng((config.seed, 2, index))
             turn, place = divmod(index, len(views))  # each photo once before any comes again
             order = np.random.default_rng((config.seed, 3, turn)).permutation(len(views))
@@ -409,7 +410,7 @@ def _run(
             seen = features.of(view)
             losses, ious = 0.0, []
             with sdpa_kernel(kernels), torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
-                for loss, reached in interact(predictor.sam, seen, prompts, rounds, config, generator):
+                for loss, reached in interact(predictor.sam, seen, prompts, rounds, config, draws):
                     (loss / stage.batch).backward()  # round by round, which takes least memory
                     losses += float(loss.detach())
                     ious.append(reached)
@@ -419,14 +420,4 @@ def _run(
         state.optimizer.zero_grad()
         state.step += 1
         state.update_ema()
-        since += 1
-        if state.step % config.log_every == 0:
-            speed = round(since * stage.batch / (time.monotonic() - began), 1)
-            loss_mean, first, last = (sums / since).tolist()
-            line = Progress(state.step, config.steps, stage.side, state.lr(), loss_mean, first, last, speed)
-            with (out / "log.jsonl").open("a") as log:
-                log.write(json.dumps(vars(line)) + "\n")
-            report(line)
-            sums, since, began = np.zeros(3), 0, time.monotonic()
-        if state.step % config.save_every == 0:
-            state.save(out / "checkpoint.pt")
+        journal.add(*sums.tolist())

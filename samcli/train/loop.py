@@ -4,15 +4,12 @@ processes.
 
 from __future__ import annotations
 
-import json
+import copy
 import math
-import os
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import timedelta
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -35,7 +32,9 @@ from samcli.train.data import (
     SampleConfig,
     collate,
 )
+from samcli.train.log import CHECKPOINT, Check, Journal, Report
 from samcli.train.losses import iou, mask_loss, matched_loss
+from samcli.train.processes import Processes, average_gradients, join_processes, share_norms, summed
 
 
 @dataclass(frozen=True)
@@ -65,44 +64,30 @@ class TrainConfig:
     seed: int = 0
     bf16: bool = True
     device: str = "cpu"
+    rounds: int | None = None  # of each simulated interaction; None: few, as the stages say
+    accumulate: int = 1  # parts of a batch that go through the network one after the other
     workers: int = 0  # sample-making processes per training process
     save_every: int = 200  # steps
     log_every: int = 20
+    tensorboard: bool = False
 
     @property
     def steps(self) -> int:
         return sum(stage.steps for stage in self.stages)
 
 
-@dataclass(frozen=True)
-class Progress:
-    """One line of the log. Losses and IoU are means since the line before, over the first process's share."""
-
-    step: int
-    steps: int
-    side: int
-    lr: float
-    loss: float
-    iou_first: float  # of the default answer to the first prompt
-    iou_last: float  # after the corrections
-    images_per_second: float
-
-
-class Processes(NamedTuple):
-    """This process's place among those that train together, and its device."""
-
-    rank: int
-    world: int
-    device: torch.device
-
-
 Network = TypeVar("Network", bound=nn.Module)
 Build = Callable[[int], Sam]
-Report = Callable[[Progress], None]
 
 
 def train(
-    build: Build, packs: Sequence[Pack], samples: SampleConfig, config: TrainConfig, out: Path, report: Report
+    build: Build,
+    packs: Sequence[Pack],
+    samples: SampleConfig,
+    config: TrainConfig,
+    out: Path,
+    report: Report,
+    check: Check | None = None,
 ) -> Path:
     """Train `build(side)` and write `out/model.safetensors` (EMA weights, fp16). Returns its path.
 
@@ -110,13 +95,14 @@ def train(
     and average their gradients. Raises SamcliError when the checkpoint belongs to another configuration, or
     the processes cannot share the batches (see `join_processes`).
     """
-    rank, world, device = join_processes(config)
+    rank, world, device = places = join_processes(config)
     torch.manual_seed(config.seed)
     out.mkdir(parents=True, exist_ok=True)
     state = State(build(config.stages[0].side).to(device), config, identity(config, samples, packs, world))
-    state.resume(out / "checkpoint.pt")
-    if rank == 0:
-        cut_log(out / "log.jsonl", state.step)
+    if world > 1:
+        share_norms(state.network)
+    state.resume(out / CHECKPOINT)
+    journal = Journal(state, None if rank else out, report, check=check, tensorboard=config.tensorboard)
     first = 0  # step at which the stage begins
     for number, stage in enumerate(config.stages):
         steps = stage.steps
@@ -136,11 +122,11 @@ def train(
                 for i in range(step * stage.batch + rank, (step + 1) * stage.batch, world)
             ]
             loader = DataLoader(Subset(dataset, mine), share, collate_fn=collate, num_workers=config.workers)
-            _run_stage(state, sam, stage, loader, device, out if rank == 0 else None, report, world)
+            _run_stage(state, sam, stage, loader, places, journal)
         first += steps
     path = out / "model.safetensors"
+    journal.end()
     if rank == 0:
-        state.save(out / "checkpoint.pt")
         export(state.ema, path)
     if world > 1:
         dist.barrier()  # the weights are there when any process returns
@@ -195,6 +181,12 @@ class State(Generic[Network]):
             else:
                 self.ema[name].copy_(tensor)
 
+    def averaged(self) -> Network:
+        """A network with the averaged weights."""
+        network = copy.deepcopy(self.network)
+        network.load_state_dict(self.ema)
+        return network.eval()
+
     def save(self, path: Path) -> None:
         temporary = path.with_name(f".{path.name}.tmp")
         torch.save(
@@ -243,12 +235,12 @@ def identity(config: TrainConfig, samples: Any, packs: Sequence[Pack], world: in
 
     samples: the dataclass that says how samples are drawn.
     """
-    elsewhere = ("device", "workers", "save_every", "log_every")
+    elsewhere = ("device", "workers", "save_every", "log_every", "tensorboard")
     values = {name: value for name, value in asdict(config).items() if name not in elsewhere}
     values |= {f"samples.{name}": value for name, value in asdict(samples).items() if name != "side"}
     for pack in packs:
-        objects = sum(len(photo.objects) for photo in pack.photos)
-        regions = sum(len(photo.regions) for photo in pack.photos)
+        objects = sum(photo.things for photo in pack.photos)
+        regions = sum(len(photo.strengths) for photo in pack.photos)
         values[f"pack {pack.name}"] = (
             f"{len(pack.photos)} photos with {objects} objects and {regions} regions, weight {pack.weight}"
             f"{', cut-outs' if pack.cutouts else ''}"
@@ -257,48 +249,36 @@ def identity(config: TrainConfig, samples: Any, packs: Sequence[Pack], world: in
     return {name: str(value) for name, value in values.items()}
 
 
-def cut_log(path: Path, step: int) -> None:
-    """Drop the lines after `step`, which a resumed run writes again, and a line that was cut off."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text().splitlines(keepends=True):
-        if not line.endswith("\n") or json.loads(line)["step"] > step:
-            break
-        kept.append(line)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text("".join(kept))
-    temporary.replace(path)
-
-
 def _run_stage(
     state: State[Sam],
     sam: Sam,
     stage: Stage,
     loader: DataLoader[Batch],
-    device: torch.device,
-    out: Path | None,
-    report: Report,
-    world: int,
+    places: Processes,
+    journal: Journal,
 ) -> None:
     config = state.config
+    world, device = places.world, places.device
     # on a CPU the fused attention's backward pass costs more than the plain one's
     kernels = [SDPBackend.MATH] if device.type == "cpu" else list(SDPBackend.__members__.values())
-    means: list[tuple[float, float, float]] = []
-    began = time.monotonic()
+    journal.begin(stage)
     for batch in loader:
-        generator = torch.Generator().manual_seed(
-            config.seed + state.step
-        )  # of the step alone: runs resume exactly
         batch = Batch(*(t.to(device, non_blocking=True) for t in batch))
         for group in state.optimizer.param_groups:
             group["lr"] = state.lr()
-        rounds = stage.corrections + int(torch.rand((), generator=generator) < 0.5)
-        with sdpa_kernel(kernels), torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
-            features = sam.encode_image(normalise(sam, batch.images, batch.valid))
-            turns = list(interact(sam, features, batch.prompts, rounds, config, generator))
-            loss = torch.stack([one for one, _ in turns]).sum()
-            loss.backward()
+        known = summed(batch.known[:, 0].sum().float(), world).clamp(min=1) / world
+        sums = [0.0, 0.0, 0.0]
+        for part, rows in _parts(batch, places, config.accumulate):
+            draws = Draws(config.seed + state.step, rows, world * len(batch.coords))
+            rounds = schedule(stage, config, draws)
+            share = len(part.images) / len(batch.images)
+            with sdpa_kernel(kernels), torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
+                features = sam.encode_image(normalise(sam, part.images, part.valid))
+                turns = list(interact(sam, features, part.prompts, rounds, config, draws, known * share))
+                loss = share * torch.stack([one for one, _ in turns]).sum()
+                loss.backward()
+            values = float(loss.detach()), share * turns[0][1], share * turns[-1][1]
+            sums = [a + b for a, b in zip(sums, values, strict=True)]
         if world > 1:
             average_gradients(sam, world)
         torch.nn.utils.clip_grad_norm_(sam.parameters(), config.clip)
@@ -306,45 +286,77 @@ def _run_stage(
         state.optimizer.zero_grad()
         state.step += 1
         state.update_ema()
-        means.append((float(loss.detach()), turns[0][1], turns[-1][1]))
-        if out is None:
-            continue
-        if state.step % config.log_every == 0:
-            loss_mean, first_mean, last_mean = (sum(v) / len(means) for v in zip(*means, strict=True))
-            speed = len(means) * stage.batch / (time.monotonic() - began)
-            line = Progress(
-                state.step,
-                config.steps,
-                stage.side,
-                state.lr(),
-                loss_mean,
-                first_mean,
-                last_mean,
-                round(speed, 1),
-            )
-            with (out / "log.jsonl").open("a") as log:
-                log.write(json.dumps(vars(line)) + "\n")
-            report(line)
-            means, began = [], time.monotonic()
-        if state.step % config.save_every == 0:
-            state.save(out / "checkpoint.pt")
+        journal.add(*(summed(torch.tensor(sums, device=device), world) / world).tolist())
+
+
+def _parts(batch: Batch, places: Processes, accumulate: int) -> Iterator[tuple[Batch, Tensor]]:
+    """A process's share of a batch, in `accumulate` parts, with their prompts' places in the whole batch."""
+    images = len(batch.images)
+    prompts = len(batch.coords) // images
+    numbers = torch.arange(images) * places.world + places.rank
+    rows = (numbers[:, None] * prompts + torch.arange(prompts)).flatten()
+    size = -(-images // accumulate)
+    for start in range(0, images, size):
+        some, theirs = slice(start, start + size), slice(start * prompts, (start + size) * prompts)
+        part = Batch(batch.images[some], batch.valid[some], *(t[theirs] for t in batch[2:]))
+        yield part, rows[theirs]
+
+
+class Draws:
+    """Uniform random numbers for the prompts of a step, the same however the batch is shared out.
+
+    rows: (N,) int64, which of the step's `whole` prompts they are for.
+    """
+
+    def __init__(self, seed: int, rows: Tensor, whole: int) -> None:
+        self._generator = torch.Generator().manual_seed(seed)
+        self._rows, self._whole = rows, whole
+
+    def one(self) -> float:
+        """A number for the step."""
+        return float(torch.rand((), generator=self._generator))
+
+    def each(self, count: int) -> Tensor:
+        """Some numbers for each prompt, (N, count)."""
+        return torch.rand((self._whole, count), generator=self._generator)[self._rows]
+
+
+def schedule(stage: Stage, config: TrainConfig, draws: Draws) -> list[bool]:
+    """Of each round after the first, whether it adds a click; others show the model its own answer again.
+
+    With `rounds`, as SAM was trained (appendix A): of 11 rounds 8 add a click, one among them and the last
+    one do not.
+    """
+    if config.rounds is None:
+        return [True] * (stage.corrections + (draws.one() < 0.5))
+    again = min(2, max(0, config.rounds - 2))
+    clicks = config.rounds - 1 - again
+    order = [True] * clicks + [False] * (again > 1)
+    if again:
+        order.insert(int(draws.one() * (clicks + 1)), False)
+    return order
 
 
 def interact(
     sam: Sam,
     features: ImageFeatures,
     prompts: Prompts,
-    rounds: int,
+    rounds: Sequence[bool],
     config: TrainConfig,
-    generator: torch.Generator,
+    draws: Draws,
+    known: Tensor | None = None,
 ) -> Iterator[tuple[Tensor, float]]:
-    """A simulated interaction: the first prompt, then `rounds` correction clicks from the error region.
+    """A simulated interaction: the first prompt, then rounds, with a correction click from the error region
+    where `schedule` says so.
 
-    features: of the images. Each correction sees the logits before it as mask prompt (a quarter of
-    the rounds go without). Yields the loss of each round and the mean IoU of its default answer; a round's
-    gradient does not reach the rounds before it, so they may be propagated together or one by one.
+    features: of the images. Each round sees the logits before it as mask prompt (a quarter of those with a
+    click go without). known: how many prompts have a wanted answer, those of other shares of the batch
+    included, per share; None counts these. Yields the loss of each round and the mean IoU of its default
+    answer; a round's gradient does not reach the rounds before it, so they may be propagated together or one
+    by one.
     """
     wanted, has_wanted = prompts.targets[:, 0], prompts.known[:, 0]
+    own = has_wanted.sum().clamp(min=1)
     valid = prompts.valid.repeat_interleave(len(prompts.coords) // len(prompts.valid), 0)
     is_box = prompts.labels[:, 0] == TOP_LEFT
     coords, labels = prompts.coords, prompts.labels
@@ -352,18 +364,20 @@ def interact(
     loss, chosen, first = _first_loss(_fitted(logits, wanted), predicted, prompts, is_box, config)
     yield loss, first
     best = logits[torch.arange(len(logits), device=logits.device), chosen]
-    for _ in range(rounds):
+    for clicks in rounds:
         previous = best.detach().float()
-        shown = _fitted(previous[:, None], wanted)[:, 0]
-        coords, labels = correction(coords, labels, is_box, shown, wanted, valid, sam.image_size, generator)
-        given = None if torch.rand((), generator=generator) < 0.25 else previous[:, None]
+        given: Tensor | None = previous[:, None]
+        if clicks:
+            shown = _fitted(previous[:, None], wanted)[:, 0]
+            coords, labels = correction(coords, labels, is_box, shown, wanted, valid, sam.image_size, draws)
+            given = None if draws.one() < 0.25 else given
         logits, predicted = sam.decode(features, coords, labels, given, multimask=False)
         best = logits[:, 0]
         answer = _fitted(logits, wanted)[:, 0]
         actual = iou(answer, wanted)
         each = mask_loss(answer, wanted) + config.iou_weight * (predicted[:, 0].float() - actual) ** 2
-        known = has_wanted.sum().clamp(min=1)
-        yield (each * has_wanted).sum() / known, float((actual * has_wanted).sum() / known)
+        loss = (each * has_wanted).sum() / (own if known is None else known)
+        yield loss, float((actual * has_wanted).sum() / own)
 
 
 def _fitted(logits: Tensor, wanted: Tensor) -> Tensor:
@@ -404,7 +418,7 @@ def correction(
     wanted: Tensor,
     valid: Tensor,
     side: int,
-    generator: torch.Generator,
+    draws: Draws,
 ) -> tuple[Tensor, Tensor]:
     """Add a click drawn uniformly from each prompt's error region; points stand before the padding or the
     corners.
@@ -412,14 +426,16 @@ def correction(
     logits and wanted: (N, h, w), of an input of `side` pixels. valid: (N, 2) int, (height, width) in model
     pixels of the photo, beyond which is padding: nobody can click there, so no click is drawn there.
     """
-    count, height, width = logits.shape
+    height, width = logits.shape[1:]
     stride = side // height
     rows, columns = (torch.arange(n, device=logits.device) * stride for n in (height, width))
     inside = ((rows < valid[:, :1])[:, :, None] & (columns < valid[:, 1:])[:, None, :]).flatten(1)
     miss = ((logits > 0) != (wanted > 0)).flatten(1) & inside
     weight = torch.where(miss.any(1, keepdim=True), miss, inside).float()
-    cell = torch.multinomial(weight.cpu(), 1, generator=generator).to(coords.device)[:, 0]
-    jitter = torch.rand((count, 2), generator=generator).to(coords.device)
+    chance = draws.each(3).to(coords.device)
+    passed = weight.cumsum(1)
+    cell = (passed <= chance[:, :1] * passed[:, -1:]).sum(1).clamp(max=height * width - 1)
+    jitter = chance[:, 1:]
     place = (torch.stack([cell % width, cell // width], 1) + jitter) * stride
     place = torch.minimum(place, valid.flip(1) - 0.5)  # the photo may end within a cell
     label = torch.where(wanted.flatten(1).gather(1, cell[:, None])[:, 0] > 0, FOREGROUND, BACKGROUND)
@@ -446,43 +462,3 @@ def normalise(sam: Sam, images: Tensor, valid: Tensor) -> Tensor:
     place = torch.arange(side, device=images.device)
     inside = (place < valid[:, :1])[:, None, :, None] & (place < valid[:, 1:])[:, None, None, :]
     return (images * inside).contiguous(memory_format=torch.channels_last)
-
-
-def join_processes(config: TrainConfig) -> Processes:
-    """Meet the processes that torchrun started; without it, this one is alone. May be called again.
-
-    On CUDA each process takes the device with its local rank. Raises SamcliError when the processes do not
-    divide each stage's batch, or there are too few devices.
-    """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    device = torch.device(config.device)
-    if world == 1:
-        return Processes(0, 1, device)
-    for stage in config.stages:
-        if stage.batch % world:
-            raise SamcliError(
-                f"{world} processes cannot share a batch of {stage.batch} ({stage.side} px); "
-                f"start a number of processes that divides {', '.join(str(s.batch) for s in config.stages)}"
-            )
-    if device.type == "cuda":
-        local, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
-        if local >= count:
-            raise SamcliError(
-                f"process {local} has no device of its own: {count} CUDA devices; start {count}"
-            )
-        device = torch.device("cuda", local)
-        torch.cuda.set_device(device)
-    elif device.type != "cpu":
-        raise SamcliError(f"several processes cannot train on {device.type}; use --device cpu")
-    if not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=12))
-    return Processes(dist.get_rank(), world, device)
-
-
-def average_gradients(sam: nn.Module, world: int) -> None:
-    """Make the gradients of all processes their mean."""
-    grads = [p.grad for p in sam.parameters() if p.grad is not None]
-    flat = torch.cat([g.flatten() for g in grads])
-    dist.all_reduce(flat)
-    for grad, part in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
-        grad.copy_(part.view_as(grad) / world)

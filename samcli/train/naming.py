@@ -6,8 +6,6 @@ it, of what these are kinds of, and words for what is not there. Sample i is a p
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,20 +32,10 @@ from samcli.models.small import SmallEncoder
 from samcli.models.words import WORD_SIDE, WordHead
 from samcli.records import RLE
 from samcli.train.data import Pack, compressed, read_json, read_photo, recolour, unpack
-from samcli.train.loop import (
-    Progress,
-    Report,
-    Stage,
-    State,
-    TrainConfig,
-    average_gradients,
-    cut_log,
-    export,
-    identity,
-    join_processes,
-    normalise,
-)
+from samcli.train.log import CHECKPOINT, Journal, Report
+from samcli.train.loop import Stage, State, TrainConfig, export, identity, normalise
 from samcli.train.names import UNNAMED, choose_names, words_of
+from samcli.train.processes import average_gradients, join_processes
 from samcli.train.words import Noun, SentenceEncoder, choose_words, described, read_wordnet, reduce
 from samcli.weights import DEFAULT_MODEL, NAMES_FILE, load_salient, load_sam
 
@@ -469,9 +457,8 @@ def train_detector(
     known = {**identity(config, samples, about, world), "photos": str(sum(len(p.photos) for p in packs))}
     state = State(head.to(device), config, {**known, "words": str(len(vocabulary.words)), "of": sha256})
     out.mkdir(parents=True, exist_ok=True)
-    state.resume(out / "checkpoint.pt")
-    if not rank:
-        cut_log(out / "log.jsonl", state.step)
+    state.resume(out / CHECKPOINT)
+    journal = Journal(state, None if rank else out, report, tensorboard=config.tensorboard)
     stage = config.stages[0]
     total = stage.steps * stage.batch
     dataset = NamingDataset(packs, terms, vocabulary, samples, seed=config.seed, length=total)
@@ -486,15 +473,14 @@ def train_detector(
         terms,
         vocabulary,
         dataset.places,
-        out if not rank else None,
-        report,
+        journal,
         device,
         world,
     )
+    journal.end()
     path = out / "detector.safetensors"
     if not rank:
         write_thing_names(out / NAMES_FILE, choose_names(folders, nouns))
-        state.save(out / "checkpoint.pt")
         export(
             state.ema, path, {"format": "pt", "model": "words", "of": DEFAULT_MODEL, "weights_sha256": sha256}
         )
@@ -512,8 +498,7 @@ def _run(
     terms: Terms,
     vocabulary: Vocabulary,
     places: NDArray[np.int64],
-    out: Path | None,
-    report: Report,
+    journal: Journal,
     device: torch.device,
     world: int,
 ) -> None:
@@ -524,7 +509,7 @@ def _run(
     own = vectors[torch.from_numpy(places).to(device)]
     true, unknown = (torch.from_numpy(table).to(device) for table in (terms.true, terms.unknown))
     state.network.train()
-    sums, began, since = np.zeros(3), time.monotonic(), 0
+    journal.begin(stage)
     for asked in loader:
         asked = Asked(*(t.to(device, non_blocking=True) for t in asked))
         generator = torch.Generator().manual_seed(config.seed + state.step)
@@ -543,22 +528,7 @@ def _run(
         state.optimizer.zero_grad()
         state.step += 1
         state.update_ema()
-        if out is None:
-            continue
-        sums += float(loss.detach()), reached, apart
-        since += 1
-        if state.step % config.log_every == 0:
-            loss_mean, iou_mean, apart_mean = (sums / since).tolist()
-            speed = round(since * stage.batch / (time.monotonic() - began), 1)
-            line = Progress(
-                state.step, config.steps, stage.side, state.lr(), loss_mean, iou_mean, apart_mean, speed
-            )
-            with (out / "log.jsonl").open("a") as log:
-                log.write(json.dumps(vars(line)) + "\n")
-            report(line)
-            sums, since, began = np.zeros(3), 0, time.monotonic()
-        if state.step % config.save_every == 0:
-            state.save(out / "checkpoint.pt")
+        journal.add(float(loss.detach()), reached, apart)
 
 
 def naming_loss(

@@ -18,7 +18,9 @@ from samcli.masks import encode_rle, rle_area
 from samcli.models.small import build_tiny
 from samcli.train.data import Pack, SampleConfig, read_json, read_pack, unpack
 from samcli.train.edges import EdgeTeacher, edge_map
-from samcli.train.loop import Report, Stage, TrainConfig, join_processes, train
+from samcli.train.log import Check, Report
+from samcli.train.loop import Stage, TrainConfig, train
+from samcli.train.processes import join_processes
 from samcli.train.regions import nested_regions
 
 OTHER_WEIGHT = 0.1  # of a pack that the recipe does not know
@@ -33,7 +35,14 @@ STAGES = (
 
 
 def train_tiny(
-    data: Path, out: Path, *, regions: bool, config: TrainConfig, report: Report, note: Callable[[str], None]
+    data: Path,
+    out: Path,
+    *,
+    regions: bool,
+    config: TrainConfig,
+    report: Report,
+    note: Callable[[str], None],
+    check: Check | None = None,
 ) -> Path:
     """Train the embedded model's architecture on the packs in `data` (folders or tar files of COCO-format
     masks).
@@ -52,7 +61,7 @@ def train_tiny(
         packs.append(Pack(folder.name, read_pack(folder, regions=extra), weight, folder.name in CUTOUT_PACKS))
     if world > 1 and not rank:
         dist.barrier()
-    path = train(build_tiny, packs, SampleConfig(), config, out, report)
+    path = train(build_tiny, packs, SampleConfig(), config, out, report, check)
     if world > 1:
         dist.destroy_process_group()
     return path

@@ -6,8 +6,6 @@ it, which teaches that sometimes nothing stands out. Sample i is a pure function
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,18 +28,9 @@ from samcli.models.salient import SalientHead
 from samcli.models.sam import Sam
 from samcli.models.small import TINY_SIDE
 from samcli.train.data import Pack, Photo, read_pack, read_photo, recolour, unpack
-from samcli.train.loop import (
-    Progress,
-    Report,
-    Stage,
-    State,
-    TrainConfig,
-    cut_log,
-    export,
-    identity,
-    join_processes,
-    normalise,
-)
+from samcli.train.log import CHECKPOINT, Journal, Report
+from samcli.train.loop import Stage, State, TrainConfig, export, identity, normalise
+from samcli.train.processes import join_processes
 from samcli.weights import DEFAULT_MODEL, load_sam
 
 PACKS = ("duts",)  # of the packs at hand, those whose annotated thing is what stands out
@@ -147,10 +136,10 @@ def train_salient(
     about = identity(config, samples, [Pack("salient", photos, 1.0, cutouts=False)], world)
     state = State(head.to(device), config, {**about, "weights_sha256": sha256})
     out.mkdir(parents=True, exist_ok=True)
-    state.resume(out / "checkpoint.pt")
-    cut_log(out / "log.jsonl", state.step)
-    _run(state, sam, photos, samples, out, report, device)
-    state.save(out / "checkpoint.pt")
+    state.resume(out / CHECKPOINT)
+    journal = Journal(state, out, report, tensorboard=config.tensorboard)
+    _run(state, sam, photos, samples, journal, device)
+    journal.end()
     path = out / "salient.safetensors"
     export(
         state.ema, path, {"format": "pt", "model": "salient", "of": DEFAULT_MODEL, "weights_sha256": sha256}
@@ -165,8 +154,7 @@ def _run(
     sam: Sam,
     photos: Sequence[Photo],
     samples: SalientSamples,
-    out: Path,
-    report: Report,
+    journal: Journal,
     device: torch.device,
 ) -> None:
     config, stage = state.config, state.config.stages[0]
@@ -177,8 +165,7 @@ def _run(
     # on a CPU the fused attention's backward pass costs more than the plain one's
     kernels = [SDPBackend.MATH] if device.type == "cpu" else list(SDPBackend.__members__.values())
     state.network.train()
-    sums, began = np.zeros(2), time.monotonic()
-    since = 0
+    journal.begin(stage)
     for views in loader:
         views = Views(*(t.to(device, non_blocking=True) for t in views))
         for group in state.optimizer.param_groups:
@@ -192,20 +179,7 @@ def _run(
         state.optimizer.zero_grad()
         state.step += 1
         state.update_ema()
-        sums += float(loss.detach()), reached
-        since += 1
-        if state.step % config.log_every == 0:
-            loss_mean, iou_mean = (sums / since).tolist()
-            speed = round(since * stage.batch / (time.monotonic() - began), 1)
-            line = Progress(
-                state.step, config.steps, stage.side, state.lr(), loss_mean, iou_mean, iou_mean, speed
-            )
-            with (out / "log.jsonl").open("a") as log:
-                log.write(json.dumps(vars(line)) + "\n")
-            report(line)
-            sums, since, began = np.zeros(2), 0, time.monotonic()
-        if state.step % config.save_every == 0:
-            state.save(out / "checkpoint.pt")
+        journal.add(float(loss.detach()), reached, reached)
 
 
 def look(sam: Sam, head: SalientHead, views: Views) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,8 @@ from samcli.ground.names import read_thing_names
 from samcli.ground.vocabulary import Vocabulary, write_vocabulary
 from samcli.models.words import WordHead
 from samcli.train import naming
-from samcli.train.loop import Progress, Stage
+from samcli.train.log import Progress
+from samcli.train.loop import Stage
 from samcli.train.naming import (
     ABSENT,
     THERE,

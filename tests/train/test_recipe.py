@@ -7,9 +7,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from samcli.train import recipe
 from samcli.train.edges import EdgeTeacher
+from samcli.train.log import rows
 
 pytest.importorskip("skimage")
 
@@ -64,3 +66,35 @@ def test_the_first_process_alone_reports(
     assert "weights: runs/tiny/model.safetensors" in result.err
     monkeypatch.setenv("RANK", "1")
     assert samcli(*command, "--json") == (0, "", "")
+
+
+def test_rounds_parts_and_a_dev_set(
+    samcli: Callable[..., object], shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recipe, "STAGES", (recipe.Stage(side=48, images=8, batch=4),))
+    out = tmp_path / "out"
+    command = [
+        "train",
+        "--data",
+        str(shapes),
+        "--no-regions",
+        "--dtype",
+        "fp32",
+        "--device",
+        "cpu",
+        "-o",
+        out,
+    ]
+    result = samcli(*command, "--rounds", "4", "--accumulate", "2", "--dev", shapes)
+    assert result.code == 0, result.err
+    (row,) = rows(out / "checks.csv")
+    assert row["step"] == "2"
+    assert all(0 <= float(row[name]) <= 1 for name in ("click", "clicks_3", "box"))
+    assert Image.open(out / "log.png").width > 500
+    other = samcli(*command, "--rounds", "5")
+    assert "rounds was 4, is now 5" in other.err
+    few = samcli("train", "--recipe", "salient", "--data", shapes, "--rounds", "4")
+    assert (few.code, "--rounds goes with --recipe tiny or decoder; salient takes none" in few.err) == (
+        2,
+        True,
+    )

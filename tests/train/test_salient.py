@@ -16,7 +16,8 @@ from samcli.errors import SamcliError
 from samcli.models.salient import SalientHead
 from samcli.train import salient
 from samcli.train.data import read_pack
-from samcli.train.loop import Progress, Stage
+from samcli.train.log import Progress
+from samcli.train.loop import Stage
 from samcli.train.salient import SalientDataset, SalientSamples, collate, look, salient_loss, train_salient
 from samcli.weights import load_sam
 
