@@ -70,9 +70,18 @@ def measured(case: Case, some: list[Round]) -> list[float]:
     if case.goal == "seconds":
         return ours
     if case.goal == "floor":
-        peaks = [max(r["probe"][when]["best"] for when in ("before", "after")) for r in some]
-        return [took / (case.flops / peak) for took, peak in zip(ours, peaks, strict=True)]
+        return times_floor(case, some, "best")
     return [theirs / mine for mine, theirs in zip(ours, seconds(some, "reference"), strict=True)]
+
+
+def times_floor(case: Case, some: list[Round], how: str) -> list[float]:
+    """Times the seconds that the encoder takes at the speed of a matrix product. how: "best", or by what."""
+
+    def speed_of(probe: dict[str, Any]) -> float:
+        return float(probe["best"] if how == "best" else probe["each"][how])
+
+    peaks = [max(speed_of(r["probe"][when]) for when in ("before", "after")) for r in some]
+    return [t / (case.flops / peak) for t, peak in zip(seconds(some, "samcli"), peaks, strict=True)]
 
 
 def verdict(case: Case, value: float) -> str:
@@ -106,10 +115,13 @@ def table(rounds: dict[str, list[Round]]) -> str:
             share = statistics.median(a / b for a, b in zip(*peaks, strict=True))
             goals[0] += f", memory at most {case.memory:.2f}x"
             reached += f"; memory {share:.2f}x" + ("" if share <= case.memory else " **no**")
+        by_torch = ""
+        if case.goal == "floor":
+            by_torch = f" ({statistics.median(times_floor(case, some, 'torch.mm')):.2f}x by torch.mm)"
         cells = [
             case.title,
             *goals,
-            f"**{middle:.2f}{unit}**",
+            f"**{middle:.2f}{unit}**{by_torch}",
             f"{worst:.2f}{unit}",
             reached,
             *(f"{statistics.median(side):.2f} s" if side else "" for side in sides),
