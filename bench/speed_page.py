@@ -140,6 +140,7 @@ def outputs(rounds: dict[str, list[Round]]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     tensors = []
+    whole = equal_in_all = 0
     for case in TABLE + SCALING:
         results = [r["gate"]["samcli"] for r in rounds[case.name] if "samcli" in r["gate"]]
         if not results:
@@ -150,6 +151,7 @@ def outputs(rounds: dict[str, list[Round]]) -> str:
             tensors.append(f"- {case.title}: {share:.1e} of the largest value; passed {passed}")
             continue
         pairs = [g["equal"] + len(g["differing"]) for g in results]
+        whole, equal_in_all = whole + pairs[-1], equal_in_all + last["equal"]
         share = min(g["equal"] / max(n, 1) for g, n in zip(results, pairs, strict=True))
         most = max(max(g["differing"], default=0) for g in results)
         lines.append(
@@ -159,6 +161,12 @@ def outputs(rounds: dict[str, list[Round]]) -> str:
     if len(lines) == 2 and not tensors:
         return f"{NOT_MEASURED.capitalize()}.\n"
     text = "\n".join(lines) + "\n"
+    if whole:
+        text += (
+            f"\nOf the {whole:,} masks of all these cases, each counted once, "
+            f"{100 * equal_in_all / whole:.2f} % are equal to the pixel.\nWhere there are fewer than a "
+            "hundred, a single one that differs by a pixel is too many.\n"
+        )
     if tensors:
         text += (
             "\nLargest difference of what comes out, where that is no masks:\n\n" + "\n".join(tensors) + "\n"
@@ -213,6 +221,7 @@ def draw(rounds: dict[str, list[Round]], file: Path) -> bool:
 
     mpl.use("agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import LogLocator
 
     figure, axes = plt.subplots(2, 2, figsize=(10, 7.5), layout="constrained")
     for axis, (name, (label, title)) in zip(axes.flat, AXES.items(), strict=True):
@@ -223,6 +232,7 @@ def draw(rounds: dict[str, list[Round]], file: Path) -> bool:
         places = sorted({x for points in lines.get(name, {}).values() for x, _ in points})
         axis.set_xticks(places, [f"{x:g}" if x >= 10 or x == int(x) else f"{x:.2g}" for x in places])
         axis.minorticks_off()
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.yaxis.set_major_formatter("{x:g}")
         axis.grid(alpha=0.25, which="both")
         if name in lines:
