@@ -109,6 +109,7 @@ OTHERS = {
     "--salient",
     "--proposals",
     "--elsewhere",
+    "--masks",
     "--limit",
     "--seeds",
     "--rounds",
