@@ -41,6 +41,15 @@ class Protocol(str, Enum):
 
 REPORT = "evaluation.json"
 MEAN = "mean"  # of datasets, beside their names
+_PRECISION = {
+    "things": "things",
+    "ap": "AP",
+    "ap50": "AP50",
+    "ap75": "AP75",
+    "ap_small": "small",
+    "ap_medium": "medium",
+    "ap_large": "large",
+}
 SHOWN: dict[str, dict[str, str]] = {
     "prompts": {
         "things": "things", "click": "1 click", "oracle": "best of 3", "clicks.2": "3 clicks",
@@ -51,14 +60,8 @@ SHOWN: dict[str, dict[str, str]] = {
         "best_iou": "best IoU", "covering_label_map": "covering", "boundary_f": "edges' F",
     },
     "edges": {"photos": "photos", "ods": "ODS", "ois": "OIS", "ap": "AP", "r50": "R50"},
-    "boxes": {
-        "things": "things", "ap": "AP", "ap50": "AP50", "ap75": "AP75", "ap_small": "small",
-        "ap_medium": "medium", "ap_large": "large",
-    },
-    "text": {
-        "things": "things", "ap": "AP", "ap50": "AP50", "ap75": "AP75", "ap_small": "small",
-        "ap_medium": "medium", "ap_large": "large",
-    },
+    "boxes": _PRECISION,
+    "text": _PRECISION,
 }  # fmt: skip
 """What the table of a protocol says, by the names of figures."""
 

@@ -87,7 +87,7 @@ def _dataset(source: Source) -> Dataset:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a protocol works with. options: of the command, by name."""
+    """What a protocol works with: a dataset, the model, and what the command was told."""
 
     source: Source
     model: Model

@@ -112,11 +112,12 @@ def test_a_perfect_student_has_no_loss_and_the_padding_does_not_count(
         error, _, reached = losses(teacher, teacher, taught)
         assert float(error) == pytest.approx(0, abs=1e-8)
         assert reached == pytest.approx(1)
-        height = int(taught.valid[0, 0])
-        if height < SIDE:
-            noise = taught._replace(said=taught.said.clone())
-            noise.said[0, :, -(-height // 16) :] += 5
-            assert float(losses(teacher, teacher, noise)[0]) == pytest.approx(0, abs=1e-8)
+        height, width = taught.valid[0].tolist()
+        assert min(height, width) <= SIDE - 16  # there is padding of at least a row or column of cells
+        noise = taught._replace(said=taught.said.clone())
+        noise.said[0, :, -(-height // 16) :] += 5
+        noise.said[0, :, :, -(-width // 16) :] += 5
+        assert float(losses(teacher, teacher, noise)[0]) == pytest.approx(0, abs=1e-8)
 
 
 def test_views_lie_in_the_photo(photos: Path) -> None:
