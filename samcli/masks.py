@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pycocotools import mask as coco
 
 from samcli.errors import SamcliError
 from samcli.records import RLE
@@ -22,6 +21,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MASK_THRESHOLD = 0.0  # logits above it belong to the mask
+
+
+def _coco() -> Any:
+    from pycocotools import mask  # machines that only train have none
+
+    return mask
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ def parse_area(text: str) -> Area:
 
 def encode_rle(mask: NDArray[np.bool_]) -> RLE:
     """Encode a (H, W) mask as compressed COCO RLE."""
-    rle = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
+    rle = _coco().encode(np.asfortranarray(mask, dtype=np.uint8))
     return {"size": [int(v) for v in rle["size"]], "counts": rle["counts"].decode("ascii")}
 
 
@@ -64,7 +69,7 @@ def encode_ends(ends: NDArray[np.integer[Any]], size: tuple[int, int]) -> RLE:
     height, width = size
     if not len(ends) or ends[-1] != height * width:
         ends = np.append(ends, height * width)
-    rle = coco.frPyObjects(
+    rle = _coco().frPyObjects(
         {"size": [height, width], "counts": np.diff(ends, prepend=0).tolist()}, height, width
     )
     return {"size": [height, width], "counts": rle["counts"].decode("ascii")}
@@ -73,7 +78,7 @@ def encode_ends(ends: NDArray[np.integer[Any]], size: tuple[int, int]) -> RLE:
 def decode_rle(rle: RLE) -> NDArray[np.bool_]:
     """The (H, W) mask of a compressed COCO RLE. Raises SamcliError when counts and size disagree."""
     _ends(rle)  # pycocotools gives memory that it never wrote where runs are missing
-    bits: NDArray[np.uint8] = coco.decode(rle)
+    bits: NDArray[np.uint8] = _coco().decode(rle)
     return bits.view(np.bool_)
 
 
@@ -145,7 +150,7 @@ def label_rles(labels: NDArray[np.integer[Any]]) -> dict[int, RLE]:
 
 def rle_area(rle: RLE) -> int:
     """Pixels in the mask of an RLE."""
-    return int(coco.area(rle))
+    return int(_coco().area(rle))
 
 
 def mask_bbox(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
@@ -220,7 +225,7 @@ def mask_nms(rles: Sequence[RLE], scores: ArrayLike, threshold: float) -> NDArra
         rivals = [rles[i] for i in order[close]]
         if rivals:
             iou = np.zeros(len(order))
-            iou[close] = coco.iou(rivals, [rles[best]], [0])[:, 0]
+            iou[close] = _coco().iou(rivals, [rles[best]], [0])[:, 0]
             order = order[iou <= threshold]
     return np.array(kept, dtype=np.int64)
 

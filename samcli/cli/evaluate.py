@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -155,11 +155,14 @@ def evaluate(
     if generator.given() and "everything" not in asked:
         raise UsageError("--points-per-side and the thresholds go with --protocol everything")
     settings, limit = ModelOptions(model, device, dtype, threads), parse_pixels(max_pixels)
+    sources = [
+        Source(name, file, measuring.file_sha256(file), images, min_area) for name, file in files.items()
+    ]
+    _check_groups(by, sources)
     known = settings.load(report)
     figures: dict[str, dict[str, Figures]] = {name: {} for name in asked}
     code = 0
-    for name, file in files.items():
-        source = Source(name, file, measuring.file_sha256(file), images, min_area)
+    for source in sources:
         setting = Setting(
             source,
             known,
@@ -176,15 +179,32 @@ def evaluate(
         check_unique(((i.path, i.relative) for i in setting.items()), keep_extension=keep_extension)
         for each in asked:
             what = measuring.text(setting, report) if each == "text" else MEASURED[each](setting)
-            place = output / name / each
-            report.note(f"{name}: {each}")
+            place = output / source.name / each
+            report.note(f"{source.name}: {each}")
             ended = _run(report, setting, what, place, overwrite, retry_failed)
             if ended not in (0, 3):
                 raise typer.Exit(ended)
             code = max(code, ended)
-            figures[each][name] = what.figures(place)
+            figures[each][source.name] = what.figures(place)
     _finish(output, known, figures, report)
     raise typer.Exit(code)
+
+
+def _check_groups(by: Sequence[str], sources: Sequence[Source]) -> None:
+    """Raises UsageError for a group that no dataset knows."""
+    if not by:
+        return
+    known = {
+        group
+        for source in sources
+        for photo in source.read().photos.values()
+        for thing in photo.things
+        for group in thing.groups
+    }
+    for key in by:
+        if key not in known:
+            have = f"they have {', '.join(sorted(known))}" if known else "there are no such keys in the files"
+            raise UsageError(f"--by {key}: no image or annotation has it; {have}")
 
 
 MEASURED = {

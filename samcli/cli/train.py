@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 
 ONLY = {
     "images": ("decoder",),
-    "model": ("decoder", "distill"),
+    "model": ("tiny", "decoder", "distill"),
     "teacher": ("distill",),
     "rounds": ("tiny", "decoder"),
     "dev": ("tiny", "decoder", "distill"),
     "accumulate": ("tiny",),
+    "minutes": ("tiny",),
+    "norms": ("tiny",),
 }
 """Recipes that take an option; those that are not here take it all."""
 
@@ -67,7 +69,11 @@ def train(
         ),
     ] = None,
     regions: Annotated[
-        bool, typer.Option("--regions/--no-regions", help="Also teach regions that an edge network finds.")
+        bool,
+        typer.Option(
+            "--regions/--no-regions",
+            help="Also teach what an edge network finds: regions, and what it says of each place.",
+        ),
     ] = True,
     seed: Annotated[int, typer.Option("--seed", help="Of the samples and the first weights.")] = 0,
     workers: Annotated[
@@ -92,6 +98,18 @@ def train(
             "--accumulate", min=1, metavar="N", help="Parts of a batch, one after the other: less memory."
         ),
     ] = 1,
+    norms: Annotated[
+        Literal["shared", "own"],
+        typer.Option(
+            "--norms",
+            help="Of several processes: batch normalisation over all of them, as one alone would, or over "
+            "each one's share, which is faster.",
+        ),
+    ] = "shared",
+    minutes: Annotated[
+        float | None,
+        typer.Option("--minutes", min=0, metavar="N", help="Stop after so many; run it again to go on."),
+    ] = None,
     dev: Annotated[
         Path | None,
         typer.Option(
@@ -118,8 +136,8 @@ def train(
     from samcli.cli.dev import checker
     from samcli.predictor import find_device
     from samcli.train import decoder, distill, naming, salient
-    from samcli.train.loop import TrainConfig
-    from samcli.train.recipe import STAGES, scaled, train_tiny
+    from samcli.train.recipe import CONFIG, scaled, train_tiny
+    from samcli.weights import load_sam
 
     for name, recipes in ONLY.items():
         source = context.get_parameter_source(name)
@@ -133,7 +151,7 @@ def train(
     report = Report(quiet=quiet or not first, json=json)
     folder = out or Path("runs") / recipe
     modules = {"salient": salient, "detector": naming, "decoder": decoder, "distill": distill}
-    usual = modules[recipe].CONFIG if recipe in modules else TrainConfig(STAGES)
+    usual = modules[recipe].CONFIG if recipe in modules else CONFIG
     config = replace(
         usual,
         stages=scaled(samples, usual.stages) if samples else usual.stages,
@@ -141,6 +159,7 @@ def train(
         workers=workers,
         bf16=dtype == "bf16",
         rounds=rounds,
+        share_norms=norms == "shared",
         accumulate=accumulate,
         tensorboard=tensorboard,
         device=str(find_device(device)),
@@ -157,6 +176,7 @@ def train(
             f"{progress.images_per_second:g} images/s"
         )
 
+    weights: Path | None
     if recipe == "salient":
         weights = salient.train_salient(data, folder, config=config, report=show, note=report.note)
     elif recipe == "detector":
@@ -184,9 +204,19 @@ def train(
             check=check,
         )
     else:
+        start = load_sam(model)[0].state_dict() if model else None
         weights = train_tiny(
-            data, folder, regions=regions, config=config, report=show, note=report.note, check=check
+            data,
+            folder,
+            regions=regions,
+            config=config,
+            report=show,
+            note=report.note,
+            check=check,
+            start=start,
+            minutes=minutes,
         )
-    report.note(f"weights: {weights}")
+    report.note(f"weights: {weights}" if weights else "stopped by --minutes; run it again to go on")
     if json and first:
-        write_stdout(json_line({"weights": str(weights), "recipe": recipe, "steps": config.steps}))
+        path = None if weights is None else str(weights)
+        write_stdout(json_line({"weights": path, "recipe": recipe, "steps": config.steps}))

@@ -201,6 +201,7 @@ def only(meanings: Meanings, i: int) -> Meanings:
         features.embedding[i : i + 1],
         tuple(finer[i : i + 1] for finer in features.high_res),
         features.stage8[i : i + 1],
+        features.stage16[i : i + 1],
     )
     return Meanings(meanings.cells[i : i + 1], one)
 

@@ -78,11 +78,12 @@ class GlobalBlock(nn.Module):
 
 
 class SmallFeatures(NamedTuple):
-    """An image's features as `models.sam.ImageFeatures` has them, and the backbone's at stride 8."""
+    """An image's features as `models.sam.ImageFeatures` has them, and the backbone's at strides 8 and 16."""
 
     embedding: Tensor
     high_res: tuple[Tensor, ...]
     stage8: Tensor
+    stage16: Tensor
 
 
 class SmallEncoder(nn.Module):
@@ -121,14 +122,14 @@ class SmallEncoder(nn.Module):
         return ImageFeatures(features.embedding, features.high_res)
 
     def stages(self, images: Tensor) -> SmallFeatures:
-        """The same, with what the backbone has at stride 8."""
+        """The same, with what the backbone has at strides 8 and 16."""
         images = images.contiguous(memory_format=torch.channels_last)
         x4 = self.stage4(self.stem(images))
         x8 = self.stage8(x4)
         x16 = self.attention(self.stage16(x8))
         fine8 = self.fuse8(F.relu(self.side8(x8) + F.interpolate(self.down8(x16), scale_factor=2.0)))
         fine4 = self.fuse4(F.relu(self.side4(x4) + F.interpolate(self.down4(fine8), scale_factor=2.0)))
-        return SmallFeatures(self.neck(x16), (fine8, fine4), x8)
+        return SmallFeatures(self.neck(x16), (fine8, fine4), x8, x16)
 
 
 class DrawnPromptEncoder(PromptEncoder):

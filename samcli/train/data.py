@@ -11,11 +11,12 @@ import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -26,8 +27,13 @@ from samcli.masks import decode_rle
 from samcli.models.prompt_encoder import BOTTOM_RIGHT, FOREGROUND, PADDING, TOP_LEFT
 from samcli.records import RLE
 
+if TYPE_CHECKING:
+    from samcli.train.guide import Guide
+
 TARGETS = 3  # known answers kept per prompt: one for each ambiguity token
 LOGIT_STRIDE = 4
+GUIDE_STRIDE = 16
+GUIDE_ZOOM = (0.7, 1.5)  # beyond, the teacher would see other things
 MAX_CHANNELS = 128  # that OpenCV 5 resizes at once
 MAX_DRAWS = 100  # of scenes without a usable mask, before a sample is given up
 MIN_POLYGON = 6  # numbers: three corners
@@ -41,6 +47,7 @@ class Photo:
     objects: tuple[RLE, ...]
     regions: tuple[RLE, ...]
     strengths: tuple[float, ...]
+    guide: Guide | None = None
 
     @property
     def things(self) -> int:
@@ -54,6 +61,10 @@ class Photo:
         """The mask (H, W) of an object, or behind them of a region."""
         things = len(self.objects)
         return decode_rle(self.objects[number] if number < things else self.regions[number - things])
+
+    def features(self) -> NDArray[np.float16] | None:
+        """What `guide.GuideTeacher` says of it, (h, w, C); None without a guide."""
+        return None if self.guide is None else self.guide[self.path.name]
 
 
 class Picture(Protocol):
@@ -73,6 +84,9 @@ class Picture(Protocol):
     def mask(self, number: int) -> NDArray[np.bool_]:
         """(H, W)."""
 
+    def features(self) -> NDArray[np.float16] | None:
+        """(h, w, C), or None."""
+
 
 class Pack(NamedTuple):
     """Photos of one source. weight: share of the samples. cutouts: each photo's only object may be pasted
@@ -90,8 +104,8 @@ class Prompts(NamedTuple):
 
     valid: (B, 2) int64, (height, width) of the images' unpadded part.
     coords: (N, 2, 2) float32 (x, y) model pixels. labels: (N, 2) int64 as in `PromptEncoder`: a click and its
-    padding, or two box corners. targets: (N, A, h, w) uint8, up to TARGETS known answers, the wanted one
-    first, at the logits' resolution or a finer one.
+    padding, or two box corners. targets: (N, A, h, w), up to TARGETS known answers, the wanted one first, at
+    the logits' resolution or a finer one: 0 to 1, how much of the cell the answer covers.
     known: (N, A) bool; all False for a click where nothing is known. A known target is not empty.
     """
 
@@ -103,9 +117,13 @@ class Prompts(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """`Prompts`, and the images they are of: (B, 3, S, S) uint8 RGB."""
+    """`Prompts`, and the images they are of: (B, 3, S, S) uint8 RGB.
+
+    guide: (B, C, S / 16, S / 16) float16, what the teacher says of each cell; NaN where it says nothing.
+    """
 
     images: Tensor
+    guide: Tensor
     valid: Tensor
     coords: Tensor
     labels: Tensor
@@ -114,14 +132,17 @@ class Batch(NamedTuple):
 
     @property
     def prompts(self) -> Prompts:
-        return Prompts(*self[1:])
+        return Prompts(*self[2:])
 
 
-def read_pack(place: Path, *, images: Path | None = None, regions: Path | None = None) -> list[Photo]:
+def read_pack(
+    place: Path, *, images: Path | None = None, regions: Path | None = None, guide: Guide | None = None
+) -> list[Photo]:
     """Read `annotations.json` (and `stuff.json` when there) of a COCO-format folder with `images/`.
 
     place: the folder, or a COCO file. images: where the photos lie, `images/` beside the file when None.
-    regions: a COCO-format file of region masks with `score`, as `samcli.train.recipe` writes it.
+    regions: a COCO-format file of region masks with `score`, as `samcli.train.recipe` writes it. guide: what
+    a teacher says of the photos.
     Masks may be run-length encoded or polygons; an annotation without any polygon is left out. Raises
     SamcliError for a missing or malformed file.
     """
@@ -153,7 +174,7 @@ def read_pack(place: Path, *, images: Path | None = None, regions: Path | None =
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise SamcliError(f"{file} is not a COCO instances file: {error} is missing or wrong") from error
     return [
-        Photo(path, tuple(objects), tuple(parts), tuple(strengths))
+        Photo(path, tuple(objects), tuple(parts), tuple(strengths), guide)
         for path, objects, parts, strengths in photos.values()
         if objects or parts
     ]
@@ -271,7 +292,7 @@ class PromptDataset(Dataset[Batch]):
 @dataclass
 class _Scene:
     """image: (h, w, 3) uint8, h and w at most `side`. masks: (h, w, K) uint8. object: (K,) bool. weight:
-    (K,).
+    (K,). guide: (C, side / 16, side / 16) float32, NaN where nothing is known; C is 0 without a teacher.
     """
 
     image: NDArray[np.uint8]
@@ -279,6 +300,7 @@ class _Scene:
     is_object: NDArray[np.bool_]
     weight: NDArray[np.float64]
     side: int
+    guide: Tensor
 
     def keep(self, wanted: NDArray[np.bool_]) -> None:
         self.masks = self.masks[..., wanted]
@@ -323,11 +345,42 @@ def _scene(photo: Picture, config: SampleConfig, rng: np.random.Generator) -> _S
     size = (max(16, round(width * scale * stretch)), max(16, round(height * scale / stretch)))
     image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
     masks = _resize_masks(masks, size)
+    x, y = 0, 0
     if max(size) > config.side:
-        image, masks = _crop(image, masks, config.side, rng)
-    if rng.random() < 0.5:
+        x, y = _corner(masks, config.side, rng)
+        place = np.s_[y : y + config.side, x : x + config.side]
+        image, masks = image[place], masks[place]
+    mirrored = rng.random() < 0.5
+    if mirrored:
         image, masks = image[:, ::-1], masks[:, ::-1]
-    return _Scene(recolour(image, rng), np.ascontiguousarray(masks), is_object, weight, config.side)
+    guide = _guide(photo, (x, y), size, mirrored, image.shape[:2], config.side)
+    if not GUIDE_ZOOM[0] <= zoom <= GUIDE_ZOOM[1]:
+        guide.fill_(torch.nan)
+    return _Scene(recolour(image, rng), np.ascontiguousarray(masks), is_object, weight, config.side, guide)
+
+
+def _guide(
+    photo: Picture,
+    corner: tuple[int, int],
+    size: tuple[int, int],
+    mirrored: bool,
+    seen: Sequence[int],
+    side: int,
+) -> Tensor:
+    """What the teacher says at the cells of a scene that shows a window of a photo of (width, height) `size`.
+
+    corner: (x, y) of the window. seen: its (height, width). Returns (C, side / 16, side / 16) float32, NaN
+    outside of the photo.
+    """
+    middle = (torch.arange(side // GUIDE_STRIDE) + 0.5) * GUIDE_STRIDE
+    features = photo.features()
+    if features is None:
+        return torch.zeros(0, len(middle), len(middle))
+    x, y = (seen[1] - middle if mirrored else middle) + corner[0], middle + corner[1]
+    grid = torch.stack(torch.broadcast_tensors(x / size[0], (y / size[1])[:, None]), -1) * 2 - 1
+    source = torch.tensor(features, dtype=torch.float32).permute(2, 0, 1)[None]
+    guide: Tensor = F.grid_sample(source, grid[None], padding_mode="border", align_corners=False)[0]
+    return guide.masked_fill((middle >= seen[0])[:, None] | (middle >= seen[1]), torch.nan)
 
 
 def _resize_masks(masks: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -340,11 +393,9 @@ def _resize_masks(masks: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np
     return np.concatenate(parts, -1)
 
 
-def _crop(
-    image: NDArray[np.uint8], masks: NDArray[np.uint8], side: int, rng: np.random.Generator
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Cut at most side x side pixels around a random pixel of a random mask."""
-    height, width = image.shape[:2]
+def _corner(masks: NDArray[np.uint8], side: int, rng: np.random.Generator) -> tuple[int, int]:
+    """The corner (x, y) of a window of at most side x side pixels around a random pixel of a random mask."""
+    height, width = masks.shape[:2]
     ys, xs = np.nonzero(masks[..., rng.integers(masks.shape[-1])])
     i = int(rng.integers(len(ys))) if len(ys) else -1
     centre = (ys[i], xs[i]) if len(ys) else (height // 2, width // 2)
@@ -353,7 +404,7 @@ def _crop(
         free = max(length - side, 0)
         corner.append(int(np.clip(middle - rng.uniform(0.2, 0.8) * side, 0, free)))
     y, x = corner
-    return image[y : y + side, x : x + side], masks[y : y + side, x : x + side]
+    return x, y
 
 
 def recolour(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -404,6 +455,9 @@ def _paste(scene: _Scene, photo: Picture, rng: np.random.Generator) -> None:
     scene.keep(after >= np.maximum(0.4 * before, 1))
     pasted = np.zeros((height, width, 1), np.uint8)
     pasted[place][..., 0] = solid
+    covered = torch.zeros(1, scene.side, scene.side)
+    covered[0, :height, :width] = torch.from_numpy(pasted[..., 0])
+    scene.guide = scene.guide.masked_fill(F.max_pool2d(covered, GUIDE_STRIDE) > 0, torch.nan)
     scene.masks = np.concatenate([scene.masks, pasted], -1)
     scene.is_object = np.append(scene.is_object, True)
     scene.weight = np.append(scene.weight, 1.0)
@@ -432,22 +486,22 @@ def _prompts(scene: _Scene, config: SampleConfig, rng: np.random.Generator) -> B
             )
             answers = _answers(scene, wanted, np.flatnonzero(scene.masks[point]), rng)
             chosen[i, : len(answers)] = answers
-    # at stride 4, a cell belongs to a mask that covers at least half of it
     padded = np.zeros((side, side, count), np.uint8)
     padded[:height, :width] = scene.masks
     step = LOGIT_STRIDE
     cells = padded.reshape(side // step, step, side // step, step, count).sum((1, 3), dtype=np.uint8)
-    small = np.concatenate([cells >= step * step // 2, np.zeros((*cells.shape[:2], 1), bool)], -1)
-    targets = small[..., chosen].transpose(2, 3, 0, 1).astype(np.uint8)
+    small = np.concatenate([cells, np.zeros((*cells.shape[:2], 1), np.uint8)], -1)
+    targets = (small[..., chosen].transpose(2, 3, 0, 1) / step**2).astype(np.float32)
     image = np.zeros((side, side, 3), np.uint8)
     image[:height, :width] = scene.image
     return Batch(
         torch.from_numpy(image).permute(2, 0, 1)[None],
+        scene.guide[None].half(),
         torch.tensor([[height, width]]),
         torch.from_numpy(coords),
         torch.from_numpy(labels),
         torch.from_numpy(targets),
-        torch.from_numpy((chosen >= 0) & targets.any((2, 3))),  # a thin mask may have no cell
+        torch.from_numpy((chosen >= 0) & (targets >= 0.5).any((2, 3))),  # a thin mask may have no cell
     )
 
 

@@ -7,6 +7,7 @@ photos), read with h5py; TensorFlow is not needed. Only training uses it: nothin
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -37,17 +38,27 @@ class EdgeTeacher(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """images: (B, 3, H, W) RGB, 0..255. Returns (B, H, W) fp32 edge strength in 0..1."""
         size = images.shape[-2:]
+        sides = [
+            F.interpolate(side(x), size, mode="bilinear", align_corners=False)
+            for side, x in zip(self.sides, self._maps(images), strict=True)
+        ]
+        fused: Tensor = self.fuse(torch.cat(sides, 1))
+        return fused.float().sigmoid()[:, 0]
+
+    def deep(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """What blocks 4 and 5 see: (B, 512, H / 8, W / 8) and (B, 512, H / 16, W / 16), not negative."""
+        *_, four, five = self._maps(images)
+        return four, five
+
+    def _maps(self, images: Tensor) -> Iterator[Tensor]:
         x = images.flip(1) - torch.tensor(_MEAN_BGR, device=images.device).view(1, 3, 1, 1)
         x = x.to(self.fuse.weight.dtype)
-        sides = []
-        for i, (block, side) in enumerate(zip(self.blocks, self.sides, strict=True)):
+        for i, block in enumerate(self.blocks):
             if i:
                 x = F.max_pool2d(x, 2, ceil_mode=True)
             for conv in block.children():
                 x = F.relu(conv(x))
-            sides.append(F.interpolate(side(x), size, mode="bilinear", align_corners=False))
-        fused: Tensor = self.fuse(torch.cat(sides, 1))
-        return fused.float().sigmoid()[:, 0]
+            yield x
 
     @classmethod
     def load(cls, path: Path | None = None) -> EdgeTeacher:

@@ -7,6 +7,7 @@ import io
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,7 +112,8 @@ class Journal:
         last = rows(self._out / CHECKS)
         if not last or int(last[-1]["step"]) != self._state.step:
             self.save()
-        write_bytes(self._out / PLOT, drawn(rows(self._out / LOG), rows(self._out / CHECKS)))
+        if find_spec("matplotlib"):  # machines that only train have none
+            write_bytes(self._out / PLOT, drawn(rows(self._out / LOG), rows(self._out / CHECKS)))
         if self._events:
             self._events.close()
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import copy
 import math
+import pickle
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,7 +16,6 @@ from typing import Any, Generic, TypeVar
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from safetensors.torch import save as serialised
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader, Subset
@@ -22,8 +23,10 @@ from torch.utils.data import DataLoader, Subset
 from samcli.errors import SamcliError
 from samcli.formats.atomic import write_bytes
 from samcli.formats.embedding import stable
+from samcli.models.mask_decoder import LayerNorm2d
 from samcli.models.prompt_encoder import BACKGROUND, FOREGROUND, PADDING, TOP_LEFT
 from samcli.models.sam import ImageFeatures, Sam
+from samcli.models.small import SmallEncoder
 from samcli.train.data import (
     Batch,
     Pack,
@@ -60,11 +63,14 @@ class TrainConfig:
     warmup: int = 300  # steps
     ema: float = 0.998  # per step
     iou_weight: float = 2.0
+    focal: bool = True  # SAM's mask loss; False: plain cross entropy in its place
+    guide_weight: float = 2.0  # of the squared error of what the teacher says, where the data has it
     nothing_weight: float = 0.3  # of the predicted IoU's error, for clicks where nothing is known
     seed: int = 0
     bf16: bool = True
     device: str = "cpu"
     rounds: int | None = None  # of each simulated interaction; None: few, as the stages say
+    share_norms: bool = True  # batch normalisation over all processes, as one alone would
     accumulate: int = 1  # parts of a batch that go through the network one after the other
     workers: int = 0  # sample-making processes per training process
     save_every: int = 200  # steps
@@ -76,6 +82,9 @@ class TrainConfig:
         return sum(stage.steps for stage in self.stages)
 
 
+WEIGHTS = "model.safetensors"
+GUIDE = "guide"  # the layer that learns to say what a teacher says; it does not ship
+STAGE16 = "image_encoder.neck.0.weight"
 Network = TypeVar("Network", bound=nn.Module)
 Build = Callable[[int], Sam]
 
@@ -88,21 +97,30 @@ def train(
     out: Path,
     report: Report,
     check: Check | None = None,
-) -> Path:
-    """Train `build(side)` and write `out/model.safetensors` (EMA weights, fp16). Returns its path.
+    *,
+    minutes: float | None = None,
+) -> bool:
+    """Train `build(side)` and leave what was learned in `out/checkpoint.pt`; `ship` makes weights of it.
 
-    Continues from `out/checkpoint.pt` when it is there. Started by torchrun, the processes share each batch
-    and average their gradients. Raises SamcliError when the checkpoint belongs to another configuration, or
-    the processes cannot share the batches (see `join_processes`).
+    Continues from there. With `minutes` it stops after so many. Returns whether the run is done. Started by
+    torchrun, the processes share each batch and average their gradients. Raises SamcliError when the
+    checkpoint belongs to another configuration, or the processes cannot share the batches (see
+    `join_processes`).
     """
     rank, world, device = places = join_processes(config)
     torch.manual_seed(config.seed)
     out.mkdir(parents=True, exist_ok=True)
-    state = State(build(config.stages[0].side).to(device), config, identity(config, samples, packs, world))
-    if world > 1:
+    sam = build(config.stages[0].side)
+    channels = _guide_channels(packs)
+    if channels:
+        width = sam.get_parameter(STAGE16).shape[1]
+        sam.add_module(GUIDE, nn.Sequential(LayerNorm2d(width), nn.Conv2d(width, channels, 1)))
+    state = State(sam.to(device), config, identity(config, samples, packs, world))
+    if world > 1 and config.share_norms:
         share_norms(state.network)
     state.resume(out / CHECKPOINT)
     journal = Journal(state, None if rank else out, report, check=check, tensorboard=config.tensorboard)
+    until = math.inf if minutes is None else time.monotonic() + 60 * minutes
     first = 0  # step at which the stage begins
     for number, stage in enumerate(config.stages):
         steps = stage.steps
@@ -122,15 +140,39 @@ def train(
                 for i in range(step * stage.batch + rank, (step + 1) * stage.batch, world)
             ]
             loader = DataLoader(Subset(dataset, mine), share, collate_fn=collate, num_workers=config.workers)
-            _run_stage(state, sam, stage, loader, places, journal)
+            if _run_stage(state, sam, stage, loader, places, journal, until):
+                break
         first += steps
-    path = out / "model.safetensors"
     journal.end()
-    if rank == 0:
-        export(state.ema, path)
     if world > 1:
-        dist.barrier()  # the weights are there when any process returns
+        dist.barrier()  # the checkpoint is there when any process returns
+    return state.step == config.steps
+
+
+def ship(out: Path) -> Path:
+    """Write `out/model.safetensors`: the averaged weights of `out/checkpoint.pt`, fp16. Returns its path."""
+    averaged = load_checkpoint(out / CHECKPOINT)["ema"]
+    path = out / WEIGHTS
+    export({name: t for name, t in averaged.items() if not name.startswith(f"{GUIDE}.")}, path)
     return path
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """What `State.save` wrote. Raises SamcliError when it is no checkpoint."""
+    try:
+        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        saved["ema"]
+    except (OSError, RuntimeError, pickle.UnpicklingError, KeyError, TypeError, EOFError) as error:
+        raise SamcliError(f"{path} is not a checkpoint of samcli train ({error})") from error
+    return saved
+
+
+def _guide_channels(packs: Sequence[Pack]) -> int:
+    """Of what a teacher says of the photos; 0 without one."""
+    known = {0 if (f := pack.photos[0].features()) is None else f.shape[2] for pack in packs if pack.photos}
+    if len(known) > 1:
+        raise SamcliError("some packs of the training data have a teacher's features and others have none")
+    return known.pop() if known else 0
 
 
 def export(
@@ -142,6 +184,8 @@ def export(
     """Write weights as safetensors, atomically. metadata: of tiny when left out. dtypes: of each tensor; when
     left out fp16, but counters stay integers.
     """
+    from safetensors.torch import save as serialised  # machines that only train have none
+
     kinds = dtypes or {n: torch.float16 if t.is_floating_point() else t.dtype for n, t in weights.items()}
     tensors = {n: t.to(kinds[n]).contiguous().cpu() for n, t in weights.items()}
     about = dict(metadata or {"format": "pt", "model": "tiny"})
@@ -204,7 +248,7 @@ class State(Generic[Network]):
     def resume(self, path: Path) -> None:
         if not path.exists():
             return
-        saved = torch.load(path, map_location="cpu", weights_only=True)
+        saved = load_checkpoint(path)
         before = saved.get("identity", {})
         names = [*self.identity, *(name for name in before if name not in self.identity)]
         differing = [
@@ -256,7 +300,9 @@ def _run_stage(
     loader: DataLoader[Batch],
     places: Processes,
     journal: Journal,
-) -> None:
+    until: float,
+) -> bool:
+    """Whether the time ran out."""
     config = state.config
     world, device = places.world, places.device
     # on a CPU the fused attention's backward pass costs more than the plain one's
@@ -267,15 +313,18 @@ def _run_stage(
         for group in state.optimizer.param_groups:
             group["lr"] = state.lr()
         known = summed(batch.known[:, 0].sum().float(), world).clamp(min=1) / world
+        guided = (~batch.guide[:, :1].isnan()).sum().float()
+        cells = summed(guided, world).clamp(min=1) / world
         sums = [0.0, 0.0, 0.0]
         for part, rows in _parts(batch, places, config.accumulate):
             draws = Draws(config.seed + state.step, rows, world * len(batch.coords))
             rounds = schedule(stage, config, draws)
             share = len(part.images) / len(batch.images)
             with sdpa_kernel(kernels), torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
-                features = sam.encode_image(normalise(sam, part.images, part.valid))
+                features, astray = _encoded(sam, part)
                 turns = list(interact(sam, features, part.prompts, rounds, config, draws, known * share))
-                loss = share * torch.stack([one for one, _ in turns]).sum()
+                asked = share * torch.stack([one for one, _ in turns]).sum()
+                loss = asked + config.guide_weight * astray / cells
                 loss.backward()
             values = float(loss.detach()), share * turns[0][1], share * turns[-1][1]
             sums = [a + b for a, b in zip(sums, values, strict=True)]
@@ -287,6 +336,28 @@ def _run_stage(
         state.step += 1
         state.update_ema()
         journal.add(*(summed(torch.tensor(sums, device=device), world) / world).tolist())
+        if (
+            until < math.inf
+            and summed(torch.tensor(time.monotonic() > until, dtype=torch.float32), world) > 0
+        ):
+            return True  # in all processes at the same step
+    return False
+
+
+def _encoded(sam: Sam, batch: Batch) -> tuple[ImageFeatures, Tensor]:
+    """The features of a batch's images, and the squared error of what the teacher says of them, summed over
+    cells.
+    """
+    images = normalise(sam, batch.images, batch.valid)
+    if not batch.guide.shape[1]:
+        return sam.encode_image(images), batch.valid.new_zeros((), dtype=torch.float32)
+    encoder = sam.image_encoder
+    assert isinstance(encoder, SmallEncoder)
+    seen = encoder.stages(images)
+    said = sam.get_submodule(GUIDE)(seen.stage16).float()
+    known = ~batch.guide[:, :1].isnan()
+    error = ((said - batch.guide.nan_to_num()) ** 2 * known).mean(1).sum()
+    return ImageFeatures(seen.embedding, seen.high_res), error
 
 
 def _parts(batch: Batch, places: Processes, accumulate: int) -> Iterator[tuple[Batch, Tensor]]:
@@ -298,7 +369,9 @@ def _parts(batch: Batch, places: Processes, accumulate: int) -> Iterator[tuple[B
     size = -(-images // accumulate)
     for start in range(0, images, size):
         some, theirs = slice(start, start + size), slice(start * prompts, (start + size) * prompts)
-        part = Batch(batch.images[some], batch.valid[some], *(t[theirs] for t in batch[2:]))
+        part = Batch(
+            batch.images[some], batch.guide[some], batch.valid[some], *(t[theirs] for t in batch[3:])
+        )
         yield part, rows[theirs]
 
 
@@ -375,7 +448,8 @@ def interact(
         best = logits[:, 0]
         answer = _fitted(logits, wanted)[:, 0]
         actual = iou(answer, wanted)
-        each = mask_loss(answer, wanted) + config.iou_weight * (predicted[:, 0].float() - actual) ** 2
+        off = (predicted[:, 0].float() - actual) ** 2
+        each = mask_loss(answer, wanted, focal=config.focal) + config.iou_weight * off
         loss = (each * has_wanted).sum() / (own if known is None else known)
         yield loss, float((actual * has_wanted).sum() / own)
 
@@ -396,10 +470,11 @@ def _first_loss(
     logits: (N, 4, h, w), as the targets.
     """
     known = prompts.known
-    pairs = mask_loss(logits[:, 1:, None], prompts.targets[:, None])  # (N, token, answer)
+    pairs = mask_loss(logits[:, 1:, None], prompts.targets[:, None], focal=config.focal)  # (N, token, answer)
     weights = torch.tensor([1.0] + [0.5] * (known.shape[1] - 1), device=logits.device)
     ambiguous = matched_loss(pairs, known, weights) * torch.where(is_box, 0.25, 1.0)
-    single = mask_loss(logits[:, 0], prompts.targets[:, 0]) * torch.where(is_box, 1.0, 0.5) * known[:, 0]
+    single = mask_loss(logits[:, 0], prompts.targets[:, 0], focal=config.focal) * known[:, 0]
+    single = single * torch.where(is_box, 1.0, 0.5)
     actual = (iou(logits[:, :, None], prompts.targets[:, None]) * known[:, None]).max(-1).values  # (N, 4)
     error = ((predicted.float() - actual) ** 2).mean(1) * torch.where(known[:, 0], 1.0, config.nothing_weight)
     loss = (ambiguous + single + config.iou_weight * error).mean()
@@ -430,7 +505,7 @@ def correction(
     stride = side // height
     rows, columns = (torch.arange(n, device=logits.device) * stride for n in (height, width))
     inside = ((rows < valid[:, :1])[:, :, None] & (columns < valid[:, 1:])[:, None, :]).flatten(1)
-    miss = ((logits > 0) != (wanted > 0)).flatten(1) & inside
+    miss = ((logits > 0) != (wanted >= 0.5)).flatten(1) & inside
     weight = torch.where(miss.any(1, keepdim=True), miss, inside).float()
     chance = draws.each(3).to(coords.device)
     passed = weight.cumsum(1)
@@ -438,7 +513,7 @@ def correction(
     jitter = chance[:, 1:]
     place = (torch.stack([cell % width, cell // width], 1) + jitter) * stride
     place = torch.minimum(place, valid.flip(1) - 0.5)  # the photo may end within a cell
-    label = torch.where(wanted.flatten(1).gather(1, cell[:, None])[:, 0] > 0, FOREGROUND, BACKGROUND)
+    label = torch.where(wanted.flatten(1).gather(1, cell[:, None])[:, 0] >= 0.5, FOREGROUND, BACKGROUND)
     points = torch.cat(
         [coords[:, :-2], torch.where(is_box[:, None, None], place[:, None], coords[:, -2:-1])], 1
     )

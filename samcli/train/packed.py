@@ -20,11 +20,12 @@ from PIL import Image
 
 from samcli.errors import SamcliError
 from samcli.formats.atomic import new_folder, write_text
+from samcli.train.guide import Guide, write_guide
 
 if TYPE_CHECKING:
     from samcli.train.data import Pack, Photo
 
-ABOUT = "pack.json"
+ABOUT, GUIDE = "pack.json", "guide"
 ARRAYS = ("files", "file_ends", "bits", "bits_ends", "boxes", "sizes", "masks", "things", "strengths")
 
 
@@ -36,6 +37,9 @@ def write_packed(packs: Sequence[Pack], out: Path) -> None:
             photos = cast("Sequence[Photo]", pack.photos)
             for name, array in zip(ARRAYS, _arrays(photos), strict=True):
                 np.save(folder / f"{name}.npy", array)
+            if photos and photos[0].guide is not None:
+                said = (features for photo in photos if (features := photo.features()) is not None)
+                write_guide([str(number) for number in range(len(photos))], said, folder / GUIDE)
             about = {"name": pack.name, "weight": pack.weight, "cutouts": pack.cutouts}
             write_text(folder / ABOUT, json.dumps(about) + "\n")
 
@@ -108,6 +112,10 @@ class PackedPhoto:
             mask[y0:y1, x0:x1] = bits.reshape(y1 - y0, x1 - x0).view(np.bool_)
         return mask
 
+    def features(self) -> NDArray[np.float16] | None:
+        """(h, w, C), or None."""
+        return None if self.store.guide is None else self.store.guide[str(self.number)]
+
 
 class PackedPhotos(Sequence["PackedPhoto"]):
     """The photos of a folder that `write_packed` made; the arrays stay on disk."""
@@ -115,6 +123,7 @@ class PackedPhotos(Sequence["PackedPhoto"]):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
+        self.guide = Guide(folder / GUIDE) if (folder / GUIDE).exists() else None
 
     def __reduce__(self) -> Any:
         return PackedPhotos, (self.folder,)  # another process maps the files itself

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,17 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from PIL import Image
+from torch import Tensor
 
+from samcli.errors import SamcliError
 from samcli.masks import encode_rle, rle_area
+from samcli.models.sam import Sam
 from samcli.models.small import build_tiny
 from samcli.train.data import Pack, SampleConfig, read_json, read_pack, unpack
 from samcli.train.edges import EdgeTeacher, edge_map
+from samcli.train.guide import make_guide
 from samcli.train.log import Check, Report
-from samcli.train.loop import Stage, TrainConfig, train
+from samcli.train.loop import WEIGHTS, Stage, TrainConfig, ship, train
 from samcli.train.processes import join_processes
 from samcli.train.regions import nested_regions
 
@@ -28,10 +32,12 @@ PACK_WEIGHTS = {"duts": 0.54, "coco-train": 0.20, "coco-person": 0.09, "ccp-clot
 CUTOUT_PACKS = ("duts", "coco-person")
 TEACHER_SIDE = 320  # pixels; larger photos are reduced before the edge teacher sees them
 STAGES = (
-    Stage(side=192, images=50_000, batch=24),
-    Stage(side=256, images=22_000, batch=16),
-    Stage(side=320, images=6_000, batch=12),
+    Stage(side=192, images=120_000, batch=24),
+    Stage(side=256, images=72_000, batch=16),
+    Stage(side=320, images=30_000, batch=12),
 )
+CONFIG = TrainConfig(STAGES, lr=1e-3, ema=0.999, iou_weight=4.0, focal=False)
+SAMPLES = SampleConfig(box_share=0.4, region_share=0.35, max_regions=24)
 
 
 def train_tiny(
@@ -43,28 +49,66 @@ def train_tiny(
     report: Report,
     note: Callable[[str], None],
     check: Check | None = None,
-) -> Path:
+    start: Mapping[str, Tensor] | None = None,
+    minutes: float | None = None,
+) -> Path | None:
     """Train the embedded model's architecture on the packs in `data` (folders or tar files of COCO-format
     masks).
 
-    regions: also teach regions, which the edge teacher finds once and writes to `out/regions`. Training
-    resumes from `out/checkpoint.pt`. Returns the path of the fp16 weights. Raises SamcliError for missing
-    data or a missing teacher.
+    regions: also teach what the edge teacher finds, once, as `gather` says. start: weights to go on from
+    instead of random ones. Training resumes from `out/checkpoint.pt` and stops after `minutes`. Returns the
+    path of the fp16 weights, or None when training was stopped. Raises SamcliError for missing data, a
+    missing teacher, or weights of another architecture.
     """
     rank, world, _ = join_processes(config)
     if rank:
         dist.barrier()  # the first process prepares the data, the others then find it
-    packs = []
-    for folder in unpack(data, out / "data"):
-        extra = make_regions(folder, out / "regions" / f"{folder.name}.json", note) if regions else None
-        weight = PACK_WEIGHTS.get(folder.name, OTHER_WEIGHT)
-        packs.append(Pack(folder.name, read_pack(folder, regions=extra), weight, folder.name in CUTOUT_PACKS))
+    packs = gather(data, out, regions=regions, guide=regions, note=note)
     if world > 1 and not rank:
         dist.barrier()
-    path = train(build_tiny, packs, SampleConfig(), config, out, report, check)
+    done = train(started(start), packs, SAMPLES, config, out, report, check, minutes=minutes)
+    if done and not rank:
+        ship(out)
     if world > 1:
+        dist.barrier()  # the weights are there when any process returns
         dist.destroy_process_group()
-    return path
+    return out / WEIGHTS if done else None
+
+
+def started(weights: Mapping[str, Tensor] | None) -> Callable[[int], Sam]:
+    """What builds the network for an input side, with these weights. Raises SamcliError, when it builds, for
+    those of another architecture.
+    """
+
+    def build(side: int) -> Sam:
+        sam = build_tiny(side)
+        if weights is not None:
+            try:
+                sam.load_state_dict(weights)
+            except RuntimeError as error:
+                raise SamcliError(
+                    "the weights to begin with are of another architecture; the recipe tiny takes those of "
+                    "the embedded model, -m tiny, or of its own runs"
+                ) from error
+        return sam
+
+    return build
+
+
+def gather(data: Path, out: Path, *, regions: bool, guide: bool, note: Callable[[str], None]) -> list[Pack]:
+    """The packs in `data` with their shares of the samples.
+
+    regions: with those that the edge teacher finds, written to `out/regions` and used again. guide: with what
+    it says of each place, in `out/guide`.
+    """
+    packs = []
+    for folder in unpack(data, out / "data"):
+        name = folder.name
+        extra = make_regions(folder, out / "regions" / f"{name}.json", note) if regions else None
+        said = make_guide(folder, out / "guide" / name, note) if guide else None
+        weight = PACK_WEIGHTS.get(name, OTHER_WEIGHT)
+        packs.append(Pack(name, read_pack(folder, regions=extra, guide=said), weight, name in CUTOUT_PACKS))
+    return packs
 
 
 def scaled(images: int, stages: Sequence[Stage] = STAGES) -> tuple[Stage, ...]:

@@ -109,6 +109,11 @@ def test_clicks_and_boxes(samcli: Samcli, discs: Path, tmp_path: Path) -> None:
         "discs: prompts",
         f"2 images, 4 things in {out / 'discs' / 'prompts'}",
     ]
+    unknown = samcli("evaluate", discs, "-o", out, "--by", "kimd")
+    assert (unknown.code, "--by kimd: no image or annotation has it; they have kind" in unknown.err) == (
+        2,
+        True,
+    )
 
 
 def test_a_second_run_measures_nothing_again(samcli: Samcli, discs: Path, tmp_path: Path) -> None:

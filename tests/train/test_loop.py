@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -17,8 +19,9 @@ from samcli.models.prompt_encoder import BACKGROUND, BOTTOM_RIGHT, FOREGROUND, P
 from samcli.models.sam import Sam
 from samcli.models.small import build_tiny
 from samcli.train.data import Pack, SampleConfig, read_pack
+from samcli.train.guide import CHANNELS, write_guide
 from samcli.train.log import Progress, append, cut, rows
-from samcli.train.loop import Draws, Stage, TrainConfig, correction, schedule, train
+from samcli.train.loop import Draws, Stage, TrainConfig, correction, schedule, ship, train
 from samcli.train.processes import join_processes, share_norms
 from samcli.train.recipe import train_tiny
 
@@ -34,7 +37,8 @@ def packs(shapes: Path) -> list[Pack]:
 
 
 def test_a_stopped_run_continues_to_the_same_weights(packs: list[Pack], tmp_path: Path) -> None:
-    whole = load_file(train(build_tiny, packs, SampleConfig(), CONFIG, tmp_path / "whole", lambda _: None))
+    assert train(build_tiny, packs, SampleConfig(), CONFIG, tmp_path / "whole", lambda _: None)
+    whole = load_file(ship(tmp_path / "whole"))
 
     def stop(progress: Progress) -> None:
         if progress.step == 3:
@@ -42,13 +46,21 @@ def test_a_stopped_run_continues_to_the_same_weights(packs: list[Pack], tmp_path
 
     with pytest.raises(KeyboardInterrupt):
         train(build_tiny, packs, SampleConfig(), CONFIG, tmp_path / "part", stop)
-    assert not (tmp_path / "part" / "model.safetensors").exists()
     steps: list[int] = []
-    path = train(build_tiny, packs, SampleConfig(), CONFIG, tmp_path / "part", lambda p: steps.append(p.step))
-    assert steps == [3, 4]  # step 3 was reported but not saved
+
+    def go_on(minutes: float | None) -> bool:
+        out = tmp_path / "part"
+        return train(
+            build_tiny, packs, SampleConfig(), CONFIG, out, lambda p: steps.append(p.step), minutes=minutes
+        )
+
+    assert not go_on(minutes=0)  # stops after a step
+    assert steps == [3]  # which was reported before but not saved
+    assert go_on(minutes=None)
+    assert steps == [3, 4]
     assert [row["step"] for row in rows(tmp_path / "part" / "log.csv")] == ["1", "2", "3", "4"]
     assert Image.open(tmp_path / "part" / "log.png").width > 500
-    part = load_file(path)
+    part = load_file(ship(tmp_path / "part"))
     assert part.keys() == whole.keys()
     assert all(torch.equal(part[name], whole[name]) for name in whole)
 
@@ -83,14 +95,25 @@ def test_processes_that_do_not_divide_a_batch_are_refused(monkeypatch: pytest.Mo
 
 def _two_processes(data: str, out: str) -> None:
     """What each process of the test below runs."""
-    train_tiny(
-        Path(data), Path(out), regions=False, config=CONFIG, report=lambda _: None, note=lambda _: None
-    )
+    train_tiny(Path(data), Path(out), regions=True, config=CONFIG, report=lambda _: None, note=lambda _: None)
 
 
 @pytest.mark.slow
 def test_two_processes_train_as_one_does(shapes: Path, tmp_path: Path) -> None:
-    """In fp32 on gloo: the same losses, but for rounding, which grows with the steps."""
+    """In fp32 on gloo: the same losses, but for rounding, which grows with the steps.
+
+    What the edge teacher would find lies there already: regions, and a guide.
+    """
+    found = json.loads((shapes / "annotations.json").read_text())
+    for annotation in found["annotations"]:
+        annotation["score"] = 0.5
+    rng = np.random.default_rng(0)
+    guide = [rng.normal(size=(15, 20, CHANNELS)).astype(np.float16) for _ in found["images"]]
+    for name in ("one", "two"):
+        (tmp_path / name / "regions").mkdir(parents=True)
+        (tmp_path / name / "regions" / "shapes.json").write_text(json.dumps(found))
+        (tmp_path / name / "guide").mkdir()
+        write_guide([i["file_name"] for i in found["images"]], guide, tmp_path / name / "guide" / "shapes")
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", __file__]
     subprocess.run(
         [sys.executable, *command, shapes.parent, tmp_path / "two"],

@@ -31,6 +31,16 @@ def test_a_perfect_mask_costs_nearly_nothing_and_a_wrong_one_much() -> None:
     assert wrong > 10
 
 
+def test_cross_entropy_is_least_where_the_answer_covers_as_much() -> None:
+    """So a cell covered by a quarter is best answered with a quarter, and contours lie between cells."""
+    logits = torch.linspace(-3, 3, 601)[:, None, None]
+    coverage = torch.tensor([[0.25]])
+    best = mask_loss(logits.expand(-1, 40, 40), coverage, focal=False).argmin()
+    assert float(logits[best].sigmoid()) == pytest.approx(0.25, abs=0.05)
+    by_hand = 2 * 0.6931 + 1 - (2 * 0.5 * 0.25 + 1) / (0.5 + 0.25 + 1)
+    assert float(mask_loss(torch.zeros(1, 1), coverage, focal=False)) == pytest.approx(by_hand, abs=1e-4)
+
+
 def test_one_known_answer_takes_the_cheapest_token() -> None:
     losses = torch.tensor([[[3.0, 9, 9], [1.0, 0, 0], [2.0, 9, 9]]])
     known = torch.tensor([[True, False, False]])
@@ -59,5 +69,5 @@ def test_nothing_known_costs_nothing() -> None:
 
 def test_iou_by_hand() -> None:
     logits = torch.tensor([[1.0, 1.0, -1.0, -1.0], [-1.0, -1.0, -1.0, -1.0]])[:, None]
-    targets = torch.tensor([[1, 0, 1, 0], [0, 0, 0, 0]])[:, None]
+    targets = torch.tensor([[1, 0.4, 0.5, 0], [0, 0, 0, 0]])[:, None]
     assert iou(logits, targets).tolist() == [pytest.approx(1 / 3), 0.0]

@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
+from samcli.errors import SamcliError
 from samcli.train import recipe
 from samcli.train.edges import EdgeTeacher
 from samcli.train.log import rows
@@ -58,7 +62,8 @@ def test_the_first_process_alone_reports(
     samcli: Callable[..., object], shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`-o` may be left out, as docs/training.md shows."""
-    monkeypatch.setattr(recipe, "STAGES", (recipe.Stage(side=48, images=4, batch=4),))
+    stages = (recipe.Stage(side=48, images=4, batch=4),)
+    monkeypatch.setattr(recipe, "CONFIG", replace(recipe.CONFIG, stages=stages))
     monkeypatch.chdir(tmp_path)
     command = ["train", "--data", str(shapes.parent), "--no-regions", "--dtype", "fp32", "--device", "cpu"]
     result = samcli(*command, "--json")
@@ -71,7 +76,8 @@ def test_the_first_process_alone_reports(
 def test_rounds_parts_and_a_dev_set(
     samcli: Callable[..., object], shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recipe, "STAGES", (recipe.Stage(side=48, images=8, batch=4),))
+    stages = (recipe.Stage(side=48, images=8, batch=4),)
+    monkeypatch.setattr(recipe, "CONFIG", replace(recipe.CONFIG, stages=stages))
     out = tmp_path / "out"
     command = [
         "train",
@@ -98,3 +104,42 @@ def test_rounds_parts_and_a_dev_set(
         2,
         True,
     )
+
+
+def test_pieces_that_begin_with_the_embedded_model(
+    samcli: Callable[..., object], shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`-m tiny` goes on from it, `--minutes` stops, and the next call ends what was begun."""
+    stages = (recipe.Stage(side=48, images=8, batch=4),)
+    monkeypatch.setattr(recipe, "CONFIG", replace(recipe.CONFIG, stages=stages, lr=1e-9))
+    out = tmp_path / "out"
+    command = [
+        "train",
+        "--data",
+        shapes,
+        "--no-regions",
+        "--device",
+        "cpu",
+        "-o",
+        out,
+        "-m",
+        "tiny",
+        "--json",
+    ]
+    first = samcli(*command, "--minutes", "0")
+    assert (first.code, json.loads(first.out)["weights"]) == (0, None)
+    assert "stopped by --minutes; run it again to go on" in first.err
+    assert not (out / "model.safetensors").exists()
+    assert samcli(*command).code == 0
+    ours = load_file(out / "model.safetensors")
+    theirs = load_file(Path(recipe.__file__).parents[1] / "data" / "tiny.safetensors")
+    assert ours.keys() == theirs.keys()
+    learned = [name for name in ours if name.endswith("weight")]
+    assert all(torch.allclose(ours[name], theirs[name], atol=1e-3) for name in learned)
+
+
+def test_weights_of_another_architecture_are_no_beginning() -> None:
+    with pytest.raises(
+        SamcliError, match="of another architecture; the recipe tiny takes those of the embedded"
+    ):
+        recipe.started({"image_encoder.pos_embed": torch.zeros(1)})(48)
