@@ -331,14 +331,19 @@ def test_broken_files_are_said_in_one_line(
     )
 
 
-@pytest.mark.parametrize("option", [("-m", "vit_b"), ("--images", "photos")])
-def test_only_the_decoder_has_a_model_and_a_folder_of_photos(
-    samcli: Callable[..., Any], own: Path, option: tuple[str, str]
+@pytest.mark.parametrize(
+    ("recipe", "option", "recipes"),
+    [
+        ("salient", ("-m", "vit_b"), "tiny or decoder or distill"),
+        ("tiny", ("--images", "photos"), "decoder"),
+    ],
+)
+def test_options_of_other_recipes_are_refused(
+    samcli: Callable[..., Any], own: Path, recipe: str, option: tuple[str, str], recipes: str
 ) -> None:
-    code, out, err = samcli("train", "--data", own, *option)
+    code, out, err = samcli("train", "--recipe", recipe, "--data", own, *option)
     assert (code, out) == (2, "")
-    assert "goes with --recipe decoder" in err
-    assert "; tiny takes none" in err
+    assert f"goes with --recipe {recipes}; {recipe} takes none" in " ".join(err.split())
 
 
 def test_the_command_tunes_tiny_and_predict_uses_it(
