@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 ONLY = {
     "images": ("decoder",),
-    "model": ("tiny", "decoder", "distill"),
     "teacher": ("distill",),
     "rounds": ("tiny", "decoder"),
     "dev": ("tiny", "decoder", "distill"),
@@ -143,6 +142,10 @@ def train(
         source = context.get_parameter_source(name)
         if recipe not in recipes and source is not None and source.name == "COMMANDLINE":
             raise UsageError(f"--{name} goes with --recipe {' or '.join(recipes)}; {recipe} takes none")
+    if (source := context.get_parameter_source("model")) is not None and source.name == "ENVIRONMENT":
+        model = (
+            model if recipe in ("decoder", "distill") else None
+        )  # SAMCLI_MODEL is no weights to begin with
     if recipe == "distill" and teacher is None:
         raise UsageError("--recipe distill needs a model to learn from; name it with --teacher")
     if threads:
@@ -178,9 +181,13 @@ def train(
 
     weights: Path | None
     if recipe == "salient":
-        weights = salient.train_salient(data, folder, config=config, report=show, note=report.note)
+        weights = salient.train_salient(
+            data, folder, config=config, report=show, note=report.note, start=Path(model) if model else None
+        )
     elif recipe == "detector":
-        weights = naming.train_detector(data, folder, config=config, report=show, note=report.note)
+        weights = naming.train_detector(
+            data, folder, config=config, report=show, note=report.note, start=Path(model) if model else None
+        )
     elif recipe == "distill":
         weights = distill.train_distilled(
             data,

@@ -167,6 +167,19 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return saved
 
 
+def begin_with(network: nn.Module, path: Path) -> None:
+    """Give a network the weights that a recipe wrote for its like. Raises SamcliError for other files."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        network.load_state_dict(load_file(path))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise SamcliError(
+            f"{path} holds no weights that this recipe can begin with; give what an earlier run of it wrote"
+        ) from error
+
+
 def _guide_channels(packs: Sequence[Pack]) -> int:
     """Of what a teacher says of the photos; 0 without one."""
     known = {0 if (f := pack.photos[0].features()) is None else f.shape[2] for pack in packs if pack.photos}

@@ -33,7 +33,7 @@ from samcli.models.words import WORD_SIDE, WordHead
 from samcli.records import RLE
 from samcli.train.data import Pack, compressed, read_json, read_photo, recolour, unpack
 from samcli.train.log import CHECKPOINT, Journal, Report
-from samcli.train.loop import Stage, State, TrainConfig, export, identity, normalise
+from samcli.train.loop import Stage, State, TrainConfig, begin_with, export, identity, normalise
 from samcli.train.names import UNNAMED, choose_names, words_of
 from samcli.train.processes import average_gradients, join_processes
 from samcli.train.words import Noun, SentenceEncoder, choose_words, described, read_wordnet, reduce
@@ -429,14 +429,16 @@ def train_detector(
     config: TrainConfig,
     report: Report,
     note: Callable[[str], None],
+    start: Path | None = None,
     wordnet: Path = WORDNET,
 ) -> Path:
     """Train the word head on the packs in `data`; write `out/detector.safetensors` (EMA weights, fp16) and
     `out/words.safetensors`, its vocabulary, which is taken as it is when it is there, and `out/names.json`,
     what the tagger may say.
 
-    Continues from `out/checkpoint.pt`. Returns the path. Raises SamcliError for missing data, a missing
-    sentence encoder or WordNet, or another run's checkpoint.
+    start: a word head to begin with instead of the salient head. Continues from `out/checkpoint.pt`. Returns
+    the path. Raises SamcliError for missing data, a missing sentence encoder or WordNet, another run's
+    checkpoint, or weights of something else.
     """
     rank, world, device = join_processes(config)
     if rank:
@@ -452,7 +454,10 @@ def train_detector(
     sam, _, sha256 = load_sam(DEFAULT_MODEL)
     sam = sam.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch omits it
     head = WordHead(word_channels=vocabulary.vectors.shape[1])
-    head.begin_from(sam, load_salient(sha256).head)
+    if start is None:
+        head.begin_from(sam, load_salient(sha256).head)
+    else:
+        begin_with(head, start)
     about = [Pack(pack.name, (), pack.weight, pack.pasted_into) for pack in packs]
     known = {**identity(config, samples, about, world), "photos": str(sum(len(p.photos) for p in packs))}
     state = State(head.to(device), config, {**known, "words": str(len(vocabulary.words)), "of": sha256})

@@ -29,7 +29,7 @@ from samcli.models.sam import Sam
 from samcli.models.small import TINY_SIDE
 from samcli.train.data import Pack, Photo, read_pack, read_photo, recolour, unpack
 from samcli.train.log import CHECKPOINT, Journal, Report
-from samcli.train.loop import Stage, State, TrainConfig, export, identity, normalise
+from samcli.train.loop import Stage, State, TrainConfig, begin_with, export, identity, normalise
 from samcli.train.processes import join_processes
 from samcli.weights import DEFAULT_MODEL, load_sam
 
@@ -109,12 +109,19 @@ class SalientDataset(Dataset[Views]):
 
 
 def train_salient(
-    data: Path, out: Path, *, config: TrainConfig, report: Report, note: Callable[[str], None]
+    data: Path,
+    out: Path,
+    *,
+    config: TrainConfig,
+    report: Report,
+    note: Callable[[str], None],
+    start: Path | None = None,
 ) -> Path:
     """Train the salient head on the packs in `data` and write `out/salient.safetensors` (EMA weights, fp16).
 
-    What is annotated in a photo is the thing that stands out in it. Continues from `out/checkpoint.pt` when
-    it is there. Returns the path. Raises SamcliError for missing data or another run's checkpoint.
+    What is annotated in a photo is the thing that stands out in it. start: a salient head to begin with
+    instead of the mask decoder. Continues from `out/checkpoint.pt` when it is there. Returns the path. Raises
+    SamcliError for missing data, another run's checkpoint, or weights of something else.
     """
     _, world, device = join_processes(config)
     if world > 1:
@@ -133,6 +140,8 @@ def train_salient(
     sam = sam.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch omits it
     head = SalientHead()
     head.begin_from(sam)
+    if start is not None:
+        begin_with(head, start)
     about = identity(config, samples, [Pack("salient", photos, 1.0, cutouts=False)], world)
     state = State(head.to(device), config, {**about, "weights_sha256": sha256})
     out.mkdir(parents=True, exist_ok=True)

@@ -334,7 +334,7 @@ def test_broken_files_are_said_in_one_line(
 @pytest.mark.parametrize(
     ("recipe", "option", "recipes"),
     [
-        ("salient", ("-m", "vit_b"), "tiny or decoder or distill"),
+        ("salient", ("--rounds", "11"), "tiny or decoder"),
         ("tiny", ("--images", "photos"), "decoder"),
     ],
 )

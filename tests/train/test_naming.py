@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 from samcli.cli import main
 from samcli.errors import SamcliError
@@ -211,6 +212,21 @@ def test_a_run_that_goes_on_is_the_run_that_was_not_stopped(
         assert one.metadata()["weights_sha256"] == load_sam("tiny").sha256
         for name in one.keys():  # noqa: SIM118
             assert torch.equal(one.get_tensor(name), other.get_tensor(name)), name
+
+
+def test_a_run_begins_with_a_head(named: Path, tmp_path: Path, vocabulary: Vocabulary, wordnet: Path) -> None:
+    train(named, tmp_path / "first", vocabulary, wordnet)
+    out = tmp_path / "same"
+    out.mkdir()
+    write_vocabulary(out / "words.safetensors", vocabulary)
+    start = tmp_path / "first" / "detector.safetensors"
+    train_detector(
+        named.parent, out, config=replace(SHORT, lr=0.0), report=lambda _: None, note=lambda _: None,
+        start=start, wordnet=wordnet,
+    )  # fmt: skip
+    first, same = load_file(start), load_file(out / "detector.safetensors")
+    seen = ("running_mean", "running_var", "num_batches_tracked")  # of batch normalisation
+    assert all(torch.equal(first[name], same[name]) for name in first if not name.endswith(seen))
 
 
 def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -125,3 +125,35 @@ def test_the_command_trains(
     with safe_open("runs/salient/salient.safetensors", framework="pt") as stored:
         assert stored.metadata()["weights_sha256"] == load_sam("tiny").sha256
         assert set(stored.keys()) == head.state_dict().keys()
+
+
+def test_the_command_begins_with_a_head(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SAMCLI_MODEL", "vit_b")  # is for commands that use a model
+    monkeypatch.setattr(salient, "CONFIG", SHORT)
+    command = [
+        "train",
+        "--recipe",
+        "salient",
+        "--data",
+        str(shapes.parent),
+        "--dtype",
+        "fp32",
+        "--device",
+        "cpu",
+    ]
+    assert main(command) == 0
+    monkeypatch.setattr(salient, "CONFIG", replace(SHORT, lr=0.0))
+    assert main([*command, "-m", "runs/salient/salient.safetensors", "-o", "same"]) == 0
+    first, same = load_file("runs/salient/salient.safetensors"), load_file("same/salient.safetensors")
+    assert all(torch.equal(first[name], same[name]) for name in first)
+    assert main([*command, "-o", "other"]) == 0
+    other = load_file("other/salient.safetensors")
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+    capsys.readouterr()
+    assert main([*command, "-m", "tiny", "-o", "none"]) == 1
+    assert capsys.readouterr().err == (
+        "error: tiny holds no weights that this recipe can begin with; give what an earlier run of it wrote\n"
+    )
