@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from samcli.cli.options import Device, ImagesFolder, Json, Model, Quiet, Threads
+from samcli.cli.options import Device, ImagesFolder, Json, Quiet, Threads
 from samcli.cli.report import Report, UsageError, json_line, write_stdout
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ ONLY = {
     "dev": ("tiny", "decoder", "distill"),
     "accumulate": ("tiny",),
     "minutes": ("tiny",),
+    "freeze_encoder": ("tiny",),
     "norms": ("tiny",),
 }
 """Recipes that take an option; those that are not here take it all."""
@@ -55,7 +56,20 @@ def train(
             "decoder of any model, to fit it to your photos; or a small encoder after a large Sam's.",
         ),
     ] = "tiny",
-    model: Model = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            envvar="SAMCLI_MODEL",
+            show_envvar=False,
+            metavar="NAME|FILE",
+            show_default=False,
+            help="What to begin with: for decoder any model, tiny when left out; for tiny its own weights "
+            "and for a head an earlier one, fresh ones when left out; for distill a model whose encoder "
+            "goes on.",
+        ),
+    ] = None,
     teacher: Annotated[
         str | None,
         typer.Option("--teacher", metavar="NAME|FILE", help="For distill: the model to learn from."),
@@ -105,9 +119,18 @@ def train(
             "each one's share, which is faster.",
         ),
     ] = "shared",
+    freeze_encoder: Annotated[
+        bool,
+        typer.Option(
+            "--freeze-encoder",
+            help="With -m: the image encoder stays as it is, and what was learned over it remains good.",
+        ),
+    ] = False,
     minutes: Annotated[
         float | None,
-        typer.Option("--minutes", min=0, metavar="N", help="Stop after so many; run it again to go on."),
+        typer.Option(
+            "--minutes", min=0, metavar="N", help="Stop after so many of training; run it again to go on."
+        ),
     ] = None,
     dev: Annotated[
         Path | None,
@@ -141,13 +164,16 @@ def train(
     for name, recipes in ONLY.items():
         source = context.get_parameter_source(name)
         if recipe not in recipes and source is not None and source.name == "COMMANDLINE":
-            raise UsageError(f"--{name} goes with --recipe {' or '.join(recipes)}; {recipe} takes none")
+            option = name.replace("_", "-")
+            raise UsageError(f"--{option} goes with --recipe {' or '.join(recipes)}; {recipe} takes none")
     if (source := context.get_parameter_source("model")) is not None and source.name == "ENVIRONMENT":
         model = (
             model if recipe in ("decoder", "distill") else None
         )  # SAMCLI_MODEL is no weights to begin with
     if recipe == "distill" and teacher is None:
         raise UsageError("--recipe distill needs a model to learn from; name it with --teacher")
+    if freeze_encoder and model is None:
+        raise UsageError("--freeze-encoder goes with -m, which says whose encoder it is")
     if threads:
         torch.set_num_threads(threads)
     first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started: it alone reports
@@ -163,6 +189,7 @@ def train(
         bf16=dtype == "bf16",
         rounds=rounds,
         share_norms=norms == "shared",
+        freeze_encoder=freeze_encoder,
         accumulate=accumulate,
         tensorboard=tensorboard,
         device=str(find_device(device)),

@@ -48,6 +48,7 @@ class Photo:
     regions: tuple[RLE, ...]
     strengths: tuple[float, ...]
     guide: Guide | None = None
+    name: str = ""  # in the dataset, as the guide knows it
 
     @property
     def things(self) -> int:
@@ -64,7 +65,7 @@ class Photo:
 
     def features(self) -> NDArray[np.float16] | None:
         """What `guide.GuideTeacher` says of it, (h, w, C); None without a guide."""
-        return None if self.guide is None else self.guide[self.path.name]
+        return None if self.guide is None else self.guide[self.name]
 
 
 class Picture(Protocol):
@@ -146,7 +147,7 @@ def read_pack(
     Masks may be run-length encoded or polygons; an annotation without any polygon is left out. Raises
     SamcliError for a missing or malformed file.
     """
-    photos: dict[int, tuple[Path, list[RLE], list[RLE], list[float]]] = {}
+    photos: dict[int, tuple[Path, str, list[RLE], list[RLE], list[float]]] = {}
     sizes: dict[int, tuple[int, int]] = {}
     first = place if place.is_file() else place / "annotations.json"
     folder = first.parent / "images" if images is None else images
@@ -157,12 +158,13 @@ def read_pack(
         data = read_json(file)
         try:
             for image in data["images"]:
-                photos.setdefault(image["id"], (folder / image["file_name"], [], [], []))
+                name = image["file_name"]
+                photos.setdefault(image["id"], (folder / name, name, [], [], []))
                 sizes[image["id"]] = (image["height"], image["width"])
             for annotation in data["annotations"]:
                 if annotation.get("iscrowd"):
                     continue
-                _, objects, parts, strengths = photos[annotation["image_id"]]
+                _, _, objects, parts, strengths = photos[annotation["image_id"]]
                 rle = compressed(annotation["segmentation"], sizes[annotation["image_id"]])
                 if rle is None:
                     continue
@@ -174,8 +176,8 @@ def read_pack(
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise SamcliError(f"{file} is not a COCO instances file: {error} is missing or wrong") from error
     return [
-        Photo(path, tuple(objects), tuple(parts), tuple(strengths), guide)
-        for path, objects, parts, strengths in photos.values()
+        Photo(path, tuple(objects), tuple(parts), tuple(strengths), guide, name)
+        for path, name, objects, parts, strengths in photos.values()
         if objects or parts
     ]
 
@@ -210,6 +212,17 @@ def read_json(file: Path) -> dict[str, Any]:
     except ValueError as error:  # no JSON, or no text
         raise SamcliError(f"{file} is not JSON: {error}") from error
     return data
+
+
+def read_images(file: Path) -> list[dict[str, Any]]:
+    """The images that a COCO file lists. Raises SamcliError."""
+    try:
+        images: list[dict[str, Any]] = read_json(file)["images"]
+        for image in images:
+            image["id"], image["file_name"]
+    except (KeyError, TypeError) as error:
+        raise SamcliError(f"{file} is not a COCO instances file: {error} is missing or wrong") from error
+    return images
 
 
 def unpack(data: Path, into: Path) -> list[Path]:

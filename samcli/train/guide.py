@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from samcli.errors import SamcliError
 from samcli.formats.atomic import new_folder, write_bytes, write_text
-from samcli.train.data import read_json, read_photo
+from samcli.train.data import read_images, read_photo
 from samcli.train.edges import EdgeTeacher
 
 SIDE = 320  # pixels; longer side of the photos that the teacher sees
@@ -78,13 +79,16 @@ class GuideTeacher:
         return torch.cat(parts, -1).half().numpy()
 
 
-def make_guide(folder: Path, target: Path, note: Callable[[str], None]) -> Guide:
-    """What the teacher says of a pack's photos, written to the folder `target` unless it is there.
+def make_guide(folder: Path, target: Path, note: Callable[[str], None]) -> Guide | None:
+    """What the teacher says of a pack's photos, written to the folder `target` unless it is there; None
+    without photos.
 
     The basis stands beside it, for all packs; the first pack decides it.
     """
     if not (target / ABOUT).exists():
-        names = [image["file_name"] for image in read_json(folder / "annotations.json")["images"]]
+        names = _names(folder)
+        if not names:
+            return None
         photos = [folder / "images" / name for name in names]
         note(f"{folder.name}: features of {len(names)} photos")
         teacher = GuideTeacher(EdgeTeacher.load(), load_basis(target.with_name(BASIS)))
@@ -95,6 +99,12 @@ def make_guide(folder: Path, target: Path, note: Callable[[str], None]) -> Guide
             )
         write_guide(names, (teacher(read_photo(photo)) for photo in photos), target)
     return Guide(target)
+
+
+def _names(folder: Path) -> list[str]:
+    files = [folder / "annotations.json", folder / "stuff.json"]
+    images = [image for file in files if file.exists() for image in read_images(file)]
+    return list(dict.fromkeys(image["file_name"] for image in images))
 
 
 def load_basis(path: Path) -> Basis | None:
@@ -140,7 +150,12 @@ class Guide:
         return Guide, (self.folder,)  # another process maps the file itself
 
     def __getitem__(self, name: str) -> NDArray[np.float16]:
-        """(h, w, CHANNELS) of the photo."""
+        """(h, w, CHANNELS) of the photo. Raises SamcliError when it is not known."""
+        if name not in self._numbers:
+            raise SamcliError(
+                f"{self.folder} does not know the photo {name}, which came later; remove that folder, "
+                "and it is made anew"
+            )
         number = self._numbers[name]
         height, width = self._sizes[number]
         end = int(self._ends[number])

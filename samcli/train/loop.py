@@ -5,6 +5,7 @@ processes.
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 import pickle
 import time
@@ -70,6 +71,7 @@ class TrainConfig:
     bf16: bool = True
     device: str = "cpu"
     rounds: int | None = None  # of each simulated interaction; None: few, as the stages say
+    freeze_encoder: bool = False  # the image encoder stays as it is
     share_norms: bool = True  # batch normalisation over all processes, as one alone would
     accumulate: int = 1  # parts of a batch that go through the network one after the other
     workers: int = 0  # sample-making processes per training process
@@ -99,10 +101,12 @@ def train(
     check: Check | None = None,
     *,
     minutes: float | None = None,
+    begun: str | None = None,
 ) -> bool:
     """Train `build(side)` and leave what was learned in `out/checkpoint.pt`; `ship` makes weights of it.
 
-    Continues from there. With `minutes` it stops after so many. Returns whether the run is done. Started by
+    Continues from there. With `minutes` it stops after so many. begun: the `fingerprint` of weights that
+    `build` gives, if they are not random. Returns whether the run is done. Started by
     torchrun, the processes share each batch and average their gradients. Raises SamcliError when the
     checkpoint belongs to another configuration, or the processes cannot share the batches (see
     `join_processes`).
@@ -115,7 +119,8 @@ def train(
     if channels:
         width = sam.get_parameter(STAGE16).shape[1]
         sam.add_module(GUIDE, nn.Sequential(LayerNorm2d(width), nn.Conv2d(width, channels, 1)))
-    state = State(sam.to(device), config, identity(config, samples, packs, world))
+    about = {**identity(config, samples, packs, world), "guide": f"{channels} channels"}
+    state = State(sam.to(device), config, about | begun_with(begun))
     if world > 1 and config.share_norms:
         share_norms(state.network)
     state.resume(out / CHECKPOINT)
@@ -125,7 +130,9 @@ def train(
     for number, stage in enumerate(config.stages):
         steps = stage.steps
         if state.step < first + steps:
-            sam = _sized(state.network, build(stage.side))
+            sam = _sized(state.network, build(stage.side)).train()
+            if config.freeze_encoder:
+                sam.image_encoder.eval().requires_grad_(requires_grad=False)
             share = stage.batch // world
             dataset = PromptDataset(
                 packs,
@@ -151,10 +158,15 @@ def train(
 
 def ship(out: Path) -> Path:
     """Write `out/model.safetensors`: the averaged weights of `out/checkpoint.pt`, fp16. Returns its path."""
-    averaged = load_checkpoint(out / CHECKPOINT)["ema"]
     path = out / WEIGHTS
-    export({name: t for name, t in averaged.items() if not name.startswith(f"{GUIDE}.")}, path)
+    export(averaged(out / CHECKPOINT), path)
     return path
+
+
+def averaged(checkpoint: Path) -> dict[str, Tensor]:
+    """The averaged weights of a checkpoint, without what does not ship. Raises SamcliError."""
+    weights = load_checkpoint(checkpoint)["ema"]
+    return {name: tensor for name, tensor in weights.items() if not name.startswith(f"{GUIDE}.")}
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -162,22 +174,39 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         saved["ema"]
-    except (OSError, RuntimeError, pickle.UnpicklingError, KeyError, TypeError, EOFError) as error:
+    except (OSError, RuntimeError, pickle.UnpicklingError, LookupError, TypeError, EOFError) as error:
         raise SamcliError(f"{path} is not a checkpoint of samcli train ({error})") from error
     return saved
 
 
-def begin_with(network: nn.Module, path: Path) -> None:
-    """Give a network the weights that a recipe wrote for its like. Raises SamcliError for other files."""
+def begin_with(network: nn.Module, path: Path) -> str:
+    """Give a network the weights that a recipe wrote for its like. Returns their `fingerprint`. Raises
+    SamcliError for other files.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        network.load_state_dict(load_file(path))
+        weights = load_file(path)
+        network.load_state_dict(weights)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise SamcliError(
             f"{path} holds no weights that this recipe can begin with; give what an earlier run of it wrote"
         ) from error
+    return fingerprint(weights)
+
+
+def fingerprint(weights: Mapping[str, Tensor]) -> str:
+    """Tells weights from others."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(name.encode() + weights[name].contiguous().numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+def begun_with(fingerprint: str | None) -> dict[str, str]:
+    """What an `identity` says of weights that a run began with; nothing of random ones."""
+    return {} if fingerprint is None else {"the weights to begin with": fingerprint}
 
 
 def _guide_channels(packs: Sequence[Pack]) -> int:
@@ -284,7 +313,7 @@ def _sized(sam: Sam, like: Sam) -> Sam:
     """The network with the input side of `like`; no parameter depends on it."""
     ours, other = sam.prompt_encoder, like.prompt_encoder
     ours.image_embedding_size, ours.input_image_size = other.image_embedding_size, other.input_image_size
-    return sam.train()
+    return sam
 
 
 def identity(config: TrainConfig, samples: Any, packs: Sequence[Pack], world: int) -> dict[str, str]:
@@ -351,7 +380,7 @@ def _run_stage(
         journal.add(*(summed(torch.tensor(sums, device=device), world) / world).tolist())
         if (
             until < math.inf
-            and summed(torch.tensor(time.monotonic() > until, dtype=torch.float32), world) > 0
+            and summed(torch.tensor(float(time.monotonic() > until), device=device), world) > 0
         ):
             return True  # in all processes at the same step
     return False
@@ -478,7 +507,7 @@ def _first_loss(
     logits: Tensor, predicted: Tensor, prompts: Prompts, is_box: Tensor, config: TrainConfig
 ) -> tuple[Tensor, Tensor, float]:
     """Loss of the first round over all four tokens, which of them to correct (N,), and the mean IoU of
-    token 0.
+    token 0. Corrected is what a user would be shown, of a click the best of three by predicted IoU.
 
     logits: (N, 4, h, w), as the targets.
     """
@@ -491,8 +520,7 @@ def _first_loss(
     actual = (iou(logits[:, :, None], prompts.targets[:, None]) * known[:, None]).max(-1).values  # (N, 4)
     error = ((predicted.float() - actual) ** 2).mean(1) * torch.where(known[:, 0], 1.0, config.nothing_weight)
     loss = (ambiguous + single + config.iou_weight * error).mean()
-    nearest = pairs[:, :, 0].argmin(1)
-    chosen = torch.where(is_box, 0, 1 + nearest)
+    chosen = torch.where(is_box, 0, 1 + predicted[:, 1:].argmax(1))
     counted = known[:, 0]
     first = float((iou(logits[:, 0], prompts.targets[:, 0]) * counted).sum() / counted.sum().clamp(min=1))
     return loss, chosen, first

@@ -33,7 +33,7 @@ from samcli.models.words import WORD_SIDE, WordHead
 from samcli.records import RLE
 from samcli.train.data import Pack, compressed, read_json, read_photo, recolour, unpack
 from samcli.train.log import CHECKPOINT, Journal, Report
-from samcli.train.loop import Stage, State, TrainConfig, begin_with, export, identity, normalise
+from samcli.train.loop import Stage, State, TrainConfig, begin_with, begun_with, export, identity, normalise
 from samcli.train.names import UNNAMED, choose_names, words_of
 from samcli.train.processes import average_gradients, join_processes
 from samcli.train.words import Noun, SentenceEncoder, choose_words, described, read_wordnet, reduce
@@ -456,11 +456,11 @@ def train_detector(
     head = WordHead(word_channels=vocabulary.vectors.shape[1])
     if start is None:
         head.begin_from(sam, load_salient(sha256).head)
-    else:
-        begin_with(head, start)
+    begun = None if start is None else begin_with(head, start)
     about = [Pack(pack.name, (), pack.weight, pack.pasted_into) for pack in packs]
     known = {**identity(config, samples, about, world), "photos": str(sum(len(p.photos) for p in packs))}
-    state = State(head.to(device), config, {**known, "words": str(len(vocabulary.words)), "of": sha256})
+    known |= {"words": str(len(vocabulary.words)), "of": sha256, **begun_with(begun)}
+    state = State(head.to(device), config, known)
     out.mkdir(parents=True, exist_ok=True)
     state.resume(out / CHECKPOINT)
     journal = Journal(state, None if rank else out, report, tensorboard=config.tensorboard)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,11 +20,11 @@ from samcli.errors import SamcliError
 from samcli.masks import encode_rle, rle_area
 from samcli.models.sam import Sam
 from samcli.models.small import build_tiny
-from samcli.train.data import Pack, SampleConfig, read_json, read_pack, unpack
+from samcli.train.data import Pack, SampleConfig, read_images, read_pack, unpack
 from samcli.train.edges import EdgeTeacher, edge_map
 from samcli.train.guide import make_guide
 from samcli.train.log import Check, Report
-from samcli.train.loop import WEIGHTS, Stage, TrainConfig, ship, train
+from samcli.train.loop import WEIGHTS, Stage, TrainConfig, fingerprint, ship, train
 from samcli.train.processes import join_processes
 from samcli.train.regions import nested_regions
 
@@ -55,7 +56,8 @@ def train_tiny(
     """Train the embedded model's architecture on the packs in `data` (folders or tar files of COCO-format
     masks).
 
-    regions: also teach what the edge teacher finds, once, as `gather` says. start: weights to go on from
+    regions: also teach what the edge teacher finds, once, as `gather` says; a frozen encoder needs no guide.
+    start: weights to go on from
     instead of random ones. Training resumes from `out/checkpoint.pt` and stops after `minutes`. Returns the
     path of the fp16 weights, or None when training was stopped. Raises SamcliError for missing data, a
     missing teacher, or weights of another architecture.
@@ -63,10 +65,11 @@ def train_tiny(
     rank, world, _ = join_processes(config)
     if rank:
         dist.barrier()  # the first process prepares the data, the others then find it
-    packs = gather(data, out, regions=regions, guide=regions, note=note)
+    packs = gather(data, out, regions=regions, guide=regions and not config.freeze_encoder, note=note)
     if world > 1 and not rank:
         dist.barrier()
-    done = train(started(start), packs, SAMPLES, config, out, report, check, minutes=minutes)
+    begun = None if start is None else fingerprint(start)
+    done = train(started(start), packs, SAMPLES, config, out, report, check, minutes=minutes, begun=begun)
     if done and not rank:
         ship(out)
     if world > 1:
@@ -103,7 +106,7 @@ def gather(data: Path, out: Path, *, regions: bool, guide: bool, note: Callable[
     """
     packs = []
     for folder in unpack(data, out / "data"):
-        name = folder.name
+        name = Path(os.path.abspath(folder)).name  # noqa: PTH100  # of "." too, and of a link its own
         extra = make_regions(folder, out / "regions" / f"{name}.json", note) if regions else None
         said = make_guide(folder, out / "guide" / name, note) if guide else None
         weight = PACK_WEIGHTS.get(name, OTHER_WEIGHT)
@@ -125,7 +128,7 @@ def make_regions(folder: Path, target: Path, note: Callable[[str], None]) -> Pat
     """
     if target.exists():
         return target
-    images = read_json(folder / "annotations.json")["images"]
+    images = read_images(folder / "annotations.json")
     note(f"{folder.name}: edges and regions of {len(images)} photos")
     teacher = EdgeTeacher.load().to(torch.bfloat16)
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,7 @@ from samcli.models.sam import Sam
 from samcli.models.small import TINY_SIDE
 from samcli.train.data import Pack, Photo, read_pack, read_photo, recolour, unpack
 from samcli.train.log import CHECKPOINT, Journal, Report
-from samcli.train.loop import Stage, State, TrainConfig, begin_with, export, identity, normalise
+from samcli.train.loop import Stage, State, TrainConfig, begin_with, begun_with, export, identity, normalise
 from samcli.train.processes import join_processes
 from samcli.weights import DEFAULT_MODEL, load_sam
 
@@ -140,10 +140,9 @@ def train_salient(
     sam = sam.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch omits it
     head = SalientHead()
     head.begin_from(sam)
-    if start is not None:
-        begin_with(head, start)
+    begun = None if start is None else begin_with(head, start)
     about = identity(config, samples, [Pack("salient", photos, 1.0, cutouts=False)], world)
-    state = State(head.to(device), config, {**about, "weights_sha256": sha256})
+    state = State(head.to(device), config, {**about, "weights_sha256": sha256, **begun_with(begun)})
     out.mkdir(parents=True, exist_ok=True)
     state.resume(out / CHECKPOINT)
     journal = Journal(state, out, report, tensorboard=config.tensorboard)

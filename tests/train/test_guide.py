@@ -106,6 +106,28 @@ def test_all_packs_have_a_guide_or_none(ramps: list[Pack], shapes: Path, tmp_pat
         train(build_tiny, packs, SampleConfig(), config, tmp_path / "out", lambda _: None)
 
 
+def test_a_photo_in_a_folder_is_known_by_its_whole_name(ramps: list[Pack], tmp_path: Path) -> None:
+    folder = tmp_path / "ramps"
+    (folder / "images" / "sub").mkdir()
+    (folder / "images" / "ramp.png").rename(folder / "images" / "sub" / "ramp.png")
+    text = (folder / "annotations.json").read_text().replace('"ramp.png"', '"sub/ramp.png"')
+    (folder / "annotations.json").write_text(text)
+    write_guide(["sub/ramp.png"], [_places(15, 20)], tmp_path / "other")
+    (photo,) = read_pack(folder, guide=Guide(tmp_path / "other"))
+    assert photo.features().shape == (15, 20, CHANNELS)
+    (late,) = read_pack(folder, guide=Guide(tmp_path / "guide"))
+    with pytest.raises(SamcliError, match=r"guide does not know the photo sub/ramp\.png, which came later"):
+        late.features()
+
+
+def test_a_pack_without_photos_has_no_guide(tmp_path: Path) -> None:
+    (tmp_path / "annotations.json").write_text('{"images": [], "annotations": []}')
+    assert make_guide(tmp_path, tmp_path / "guide", lambda _: None) is None
+    (tmp_path / "annotations.json").write_text('{"images": [{"id": 1}]}')
+    with pytest.raises(SamcliError, match="is not a COCO instances file: 'file_name' is missing"):
+        make_guide(tmp_path, tmp_path / "guide", lambda _: None)
+
+
 def test_features_are_found_once_and_in_one_basis(
     shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -78,9 +78,9 @@ sys.exit(main(sys.argv[1:]))
 
 
 @pytest.mark.slow
-def test_it_trains_where_little_is_installed(shapes: Path, tmp_path: Path) -> None:
+def test_it_trains_where_little_is_installed(packs: list[Pack], tmp_path: Path) -> None:
     packed, out, again = tmp_path / "packed", tmp_path / "out", tmp_path / "again"
-    assert main(["pack", str(shapes), str(packed), "--no-regions"]) == 0
+    write_packed(packs, packed)
 
     def elsewhere(*arguments: object) -> None:
         command = [sys.executable, "-c", ELSEWHERE, *map(str, arguments)]
@@ -88,14 +88,44 @@ def test_it_trains_where_little_is_installed(shapes: Path, tmp_path: Path) -> No
 
     few = ("run", packed, "--samples", "4", "--dtype", "fp32")  # a batch at each side
     elsewhere(*few, "-o", out, "--minutes", "0")
+    assert load_checkpoint(out / "checkpoint.pt")["step"] == 1
     assert not (out / "log.png").exists()
     elsewhere(*few, "-o", out)
     elsewhere(*few, "-o", again, "--start", out / "checkpoint.pt", "--minutes", "0")
+    first, begun = (load_checkpoint(folder / "checkpoint.pt") for folder in (out, again))
+    moved = [
+        (begun["model"][n] - t).abs().max() for n, t in first["ema"].items() if n.endswith("proj.weight")
+    ]
+    assert max(moved) < 1e-4  # a step of the warm-up: they began there
     for folder, steps in ((out, 3), (again, 1)):
         assert load_checkpoint(folder / "checkpoint.pt")["step"] == steps
         assert main(["ship", str(folder)]) == 0
     assert load_file(out / "model.safetensors").keys() == build_tiny(32).state_dict().keys()
     assert main(["ship", str(tmp_path)]) == 1
+
+
+def test_packing_keeps_what_it_works_with_elsewhere(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(shapes)
+    assert main(["pack", ".", str(tmp_path / "packed"), "-o", str(tmp_path / "runs"), "--no-regions"]) == 0
+    assert [path.name for path in (tmp_path / "packed").iterdir()] == ["shapes"]
+    (pack,) = read_packed(tmp_path / "packed")
+    assert (pack.name, len(pack.photos)) == ("shapes", PHOTOS)
+
+
+def test_wrong_arguments_are_said_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, said in (
+        (("--samples", "0"), "argument --samples: 0 is not a whole number of at least 1"),
+        (("--workers", "-1"), "argument --workers: -1 is not a whole number of at least 0"),
+        (("--device", "auto"), "argument --device: invalid choice: 'auto'"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            main(["run", str(tmp_path), "-o", str(tmp_path), *arguments])
+        assert said in capsys.readouterr().err
+    if not torch.cuda.is_available():
+        assert main(["run", str(tmp_path), "-o", str(tmp_path), "--device", "cuda"]) == 1
+        assert capsys.readouterr().err == "there is no CUDA device here; use --device cpu\n"
 
 
 def test_a_folder_without_packed_data_is_refused(tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def test_pieces_that_begin_with_the_embedded_model(
 ) -> None:
     """`-m tiny` goes on from it, `--minutes` stops, and the next call ends what was begun."""
     stages = (recipe.Stage(side=48, images=8, batch=4),)
-    monkeypatch.setattr(recipe, "CONFIG", replace(recipe.CONFIG, stages=stages, lr=1e-9))
+    monkeypatch.setattr(recipe, "CONFIG", replace(recipe.CONFIG, stages=stages, lr=1e-9, log_every=1))
     out = tmp_path / "out"
     command = [
         "train",
@@ -130,12 +130,56 @@ def test_pieces_that_begin_with_the_embedded_model(
     assert (first.code, json.loads(first.out)["weights"]) == (0, None)
     assert "stopped by --minutes; run it again to go on" in first.err
     assert not (out / "model.safetensors").exists()
+    assert [row["step"] for row in rows(out / "log.csv")] == ["1"]
     assert samcli(*command).code == 0
+    assert [row["step"] for row in rows(out / "log.csv")] == ["1", "2"]
+    other = samcli(*[word for word in command if word not in ("-m", "tiny")])
+    assert other.code == 1
+    assert "the weights to begin with was " in other.err
     ours = load_file(out / "model.safetensors")
     theirs = load_file(Path(recipe.__file__).parents[1] / "data" / "tiny.safetensors")
     assert ours.keys() == theirs.keys()
     learned = [name for name in ours if name.endswith("weight")]
     assert all(torch.allclose(ours[name], theirs[name], atol=1e-3) for name in learned)
+
+
+def test_a_frozen_encoder_stays_as_it_is(
+    samcli: Callable[..., object], shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages = (recipe.Stage(side=48, images=8, batch=4),)
+    monkeypatch.setattr(recipe, "CONFIG", replace(recipe.CONFIG, stages=stages))
+    command = [
+        "train",
+        "--data",
+        shapes,
+        "--no-regions",
+        "--device",
+        "cpu",
+        "--freeze-encoder",
+        "-o",
+        tmp_path,
+    ]
+    assert samcli(*command, "-m", "tiny").code == 0
+    ours = load_file(tmp_path / "model.safetensors")
+    theirs = load_file(Path(recipe.__file__).parents[1] / "data" / "tiny.safetensors")
+    same = {name for name in ours if torch.equal(ours[name], theirs[name])}
+    encoder = {name for name in ours if name.startswith("image_encoder.")}
+    assert encoder <= same
+    assert len(ours) - len(same) > 50
+    alone = samcli(*command)
+    assert (alone.code, "--freeze-encoder goes with -m" in alone.err) == (2, True)
+    few = samcli(*command, "--recipe", "salient")
+    assert (few.code, "--freeze-encoder goes with --recipe tiny; salient takes none" in few.err) == (2, True)
+
+
+@pytest.mark.parametrize("norms", ["shared", "own"])
+def test_norms_are_those_that_were_asked_for(
+    samcli: Callable[..., object], shapes: Path, monkeypatch: pytest.MonkeyPatch, norms: str
+) -> None:
+    asked = []
+    monkeypatch.setattr(recipe, "train_tiny", lambda *_, config, **__: asked.append(config.share_norms))
+    assert samcli("train", "--data", shapes, "--norms", norms).code == 0
+    assert asked == [norms == "shared"]
 
 
 def test_weights_of_another_architecture_are_no_beginning() -> None:
