@@ -29,7 +29,7 @@ from samcli.train.processes import join_processes
 from samcli.train.regions import nested_regions
 
 OTHER_WEIGHT = 0.1  # of a pack that the recipe does not know
-PACK_WEIGHTS = {"duts": 0.54, "coco-train": 0.20, "coco-person": 0.09, "ccp-clothes": 0.17}
+PACK_WEIGHTS = {"duts": 0.46, "coco-train": 0.28, "coco-person": 0.09, "ccp-clothes": 0.17}
 CUTOUT_PACKS = ("duts", "coco-person")
 TEACHER_SIDE = 320  # pixels; larger photos are reduced before the edge teacher sees them
 STAGES = (
@@ -38,7 +38,7 @@ STAGES = (
     Stage(side=320, images=30_000, batch=12),
 )
 CONFIG = TrainConfig(STAGES, lr=1e-3, ema=0.999, iou_weight=4.0, focal=False)
-SAMPLES = SampleConfig(box_share=0.4, region_share=0.35, max_regions=24)
+SAMPLES = SampleConfig(max_regions=24)
 
 
 def train_tiny(

@@ -168,9 +168,9 @@ MODELS: dict[str, ModelSpec] = {
             # chosen on the developers' dev photos; logits of a short training are weaker than SAM's
             automask={
                 "points_per_side": 24,
-                "pred_iou_thresh": 0.35,
+                "pred_iou_thresh": 0.4,
                 "stability_score_thresh": 0.75,
-                "stability_score_offset": 0.1,
+                "stability_score_offset": 0.25,
                 "box_nms_thresh": 0.8,
                 "mask_nms_thresh": 0.75,
                 "min_mask_region_area": 0.001,
