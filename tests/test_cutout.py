@@ -176,7 +176,8 @@ def test_the_head_fits_into_the_package() -> None:
 
 def test_the_head_belongs_to_tinys_weights(tiny: samcli.Predictor, head_file: Path) -> None:
     assert load_finder(tiny).sha256 == weights.sha256_of(head_file)
-    with pytest.raises(WeightsError, match=f"was trained over {tiny.weights_sha256}, but tiny is 0123; reinstall samcli$"):
+    said = f"was trained over {tiny.weights_sha256}, but tiny is 0123; reinstall samcli$"
+    with pytest.raises(WeightsError, match=said):
         weights.load_salient("0123")
 
 
