@@ -147,7 +147,7 @@ def test_it_learns_what_the_photos_show(base: str, shapes: Path, tmp_path: Path)
         SHORT, stages=(Stage(side=0, images=240, batch=4),), lr=3e-3, log_every=10, save_every=99
     )
     tune(shapes, tmp_path, config=config, report=log.append)
-    assert log[-1].loss < 0.7 * log[0].loss
+    assert log[-1].loss < 0.75 * log[0].loss
     assert log[-1].iou_first > log[0].iou_first + 0.2
 
 
