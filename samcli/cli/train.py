@@ -167,9 +167,7 @@ def train(
             option = name.replace("_", "-")
             raise UsageError(f"--{option} goes with --recipe {' or '.join(recipes)}; {recipe} takes none")
     if (source := context.get_parameter_source("model")) is not None and source.name == "ENVIRONMENT":
-        model = (
-            model if recipe in ("decoder", "distill") else None
-        )  # SAMCLI_MODEL is no weights to begin with
+        model = model if recipe == "decoder" else None  # others begin with what is named here, or afresh
     if recipe == "distill" and teacher is None:
         raise UsageError("--recipe distill needs a model to learn from; name it with --teacher")
     if freeze_encoder and model is None:

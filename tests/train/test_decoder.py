@@ -148,7 +148,7 @@ def test_it_learns_what_the_photos_show(base: str, shapes: Path, tmp_path: Path)
     )
     tune(shapes, tmp_path, config=config, report=log.append)
     assert log[-1].loss < 0.75 * log[0].loss
-    assert log[-1].iou_first > log[0].iou_first + 0.2
+    assert log[-1].iou_first > log[0].iou_first + 0.35
 
 
 def test_a_stopped_run_continues_to_the_same_weights(base: str, shapes: Path, tmp_path: Path) -> None:
